@@ -1,0 +1,150 @@
+"""The course's checkout as the tests see it, and a tiny lesson to build, break and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from course_utils.lessons import catalogue
+from course_utils.lessons.placeholders import Context
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py"))
+SLUGS = [path.stem for path in SOURCES]
+
+TINY = '''\
+# %% [markdown]
+# # Tiny
+#
+# {{badges}}
+#
+# {{human_minutes}} minutes for you, {{machine_minutes}} for the machine, {{points}} points. Below 5$ or $x_i^2$.
+
+# %% tags=["parameters"]
+import os
+
+PRESET = os.environ.get("COURSE_PRESET", "quick")
+
+# %% tags=["setup"]
+from course_utils import check, hint, points, start
+
+course = start("00_start_here", preset=PRESET)
+
+# %% [markdown]
+# ### Exercise 00.1 · A mean
+#
+# {{card:00.1}}
+
+
+# %% tags=["exercise"]
+def mean(values):
+    """The mean of some numbers."""
+    if values:
+        ### BEGIN SOLUTION
+        total_of_values = sum(values)
+        return total_of_values / len(values)
+        ### END SOLUTION
+    return 0
+
+
+# %% tags=["check"]
+mean = check("00.1", mean)
+### BEGIN HIDDEN TESTS
+assert mean([4, 4]) >= 0
+### END HIDDEN TESTS
+points("00.1")
+
+# %% tags=["hint"]
+hint("00.1")
+
+# %% [markdown]
+# ## After it
+
+# %% [markdown] tags=["reflection"] points=1
+# Why not the median?
+
+# %% [markdown] tags=["answer"]
+# The model answer of the reflection.
+
+# %% tags=["answer"]
+print("a demonstration for the solution")
+
+# %% tags=["expected"]
+print("seven < eight")
+
+# %% tags=["instructor"]
+print("for instructors only")
+'''
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkout with one tiny lesson in it."""
+
+    path: Path
+    context: Context
+
+
+def tiny(root: Path, text: str = TINY, *, slug: str = "00_start_here", repository: str = "") -> Tiny:
+    """Writes a tiny lesson to root/solutions. Its one exercise gives 2 points, its reflection 1."""
+    path = root / "solutions" / f"{slug}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    listings = tuple(
+        catalogue.Lesson(name, name, "Why?", available=True, minutes=5, points=3)
+        for name in ("00_start_here", "01_forgetting", "02_rehearsal_kd_gtsrb")
+    )
+    return Tiny(path, Context(root, lookup, listings, repository, {"00_start_here": 3.2}))
+
+
+def lookup(identifier: str) -> SimpleNamespace:
+    """The one exercise of the tiny lesson."""
+    if identifier != "00.1":
+        raise ValueError(f"there is no exercise {identifier!r}; this lesson has 00.1")
+    return SimpleNamespace(title="A mean", difficulty=2, minutes=5, points=2, hints=("one", "two", "three"))
+
+
+def must_raise(stub: object, message: str) -> None:
+    """Calls a stub with as many arguments as it takes; it has to raise NotImplementedError with this beginning."""
+    import inspect
+
+    function = stub if inspect.isfunction(stub) else _unsolved_method(stub)
+    parameters = inspect.signature(function).parameters.values()
+    positional = [None for parameter in parameters if parameter.kind == parameter.POSITIONAL_OR_KEYWORD]
+    keywords = {parameter.name: None for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+    try:
+        function(*positional, **keywords)
+    except NotImplementedError as error:
+        assert str(error).startswith(message), f"the stub says {error}, expected {message}"
+        return
+    raise AssertionError(f"{message} the stub does not raise NotImplementedError")
+
+
+def _unsolved_method(stub: object):
+    """The method of a class that holds its stub."""
+    import inspect
+
+    for _, method in inspect.getmembers(stub, inspect.isfunction):
+        if "NotImplementedError" in inspect.getsource(method):
+            return method
+    raise AssertionError(f"{stub} has no method that raises NotImplementedError")
+
+
+def try_extremes(names):
+    """Called in a lesson's kernel at its end: draws every `explore` at the minimum, default and maximum of each control.
+
+    Every combination: a callback that fails when two sliders stand at their ends is as broken as any other.
+    """
+    from itertools import product
+
+    from matplotlib.figure import Figure
+
+    from course_utils.widgets import Exploration
+
+    found = [value for value in names.values() if isinstance(value, Exploration)]
+    for exploration in found:
+        for values in product(*(control.extremes for control in exploration.controls.values())):
+            figure = exploration.callback(**dict(zip(exploration.controls, values, strict=True)))
+            assert isinstance(figure, Figure), (values, figure)
+    print(f"{len(found)} explorations drawn at their extremes")
