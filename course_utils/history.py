@@ -18,6 +18,7 @@ class History:
         steps: `(T,)` optimizer steps per task.
         sizes: `(T,)` number of evaluated samples per task.
         losses: per task, the minimised loss at every step.
+        remarks: what a reader of the accuracies must know, for example that a method was told the task.
     """
 
     def __init__(self, num_tasks: int):
@@ -27,6 +28,7 @@ class History:
         self.steps: NDArray[np.int64] = np.zeros(num_tasks, dtype=np.int64)
         self.sizes: NDArray[np.int64] = np.zeros(num_tasks, dtype=np.int64)
         self.losses: list[list[float]] = [[] for _ in range(num_tasks)]
+        self.remarks: list[str] = []
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -51,7 +53,7 @@ class History:
             return [plain(v) if isinstance(v, np.ndarray) else (None if v != v else v.item()) for v in values]
 
         arrays = {name: plain(getattr(self, name)) for name in ("accuracy", "initial", "seconds", "steps", "sizes")}
-        return {**arrays, "losses": [list(task) for task in self.losses]}
+        return {**arrays, "losses": [list(task) for task in self.losses], "remarks": list(self.remarks)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> History:
@@ -61,4 +63,5 @@ class History:
         for name in ("steps", "sizes"):
             setattr(history, name, np.array(values[name], dtype=np.int64))
         history.losses = [list(task) for task in values["losses"]]
+        history.remarks = list(values.get("remarks", []))
         return history

@@ -1,0 +1,40 @@
+"""Memory Aware Synapses: the importance is how much the outputs change, no label needed."""
+
+from __future__ import annotations
+
+import torch
+
+from course_utils import seeding
+from course_utils.methods.fisher import per_sample_gradients
+from course_utils.methods.quadratic import Quadratic
+
+
+class MAS(Quadratic):
+    """Hold the weights that move the squared length of the output vector.
+
+    `importance = mean over x of |d ||f(x)||^2 / d theta|`: an absolute value per image, so that images cannot
+    cancel each other. Importances of all tasks add up, around the latest weights.
+
+    Args:
+        strength: lambda; the penalty of the paper is lambda, ours lambda/2.
+        samples: images per task that it is measured on; None uses all.
+
+    Source: Aljundi et al. 2018, eq. 2 and 4. Built in lesson 03, exercise 03.7.
+    """
+
+    name = "mas"
+    settings = ("strength", "samples")
+
+    def __init__(self, strength=1.0, samples=1000):
+        super().__init__(strength, online=True)
+        self.samples = samples
+
+    def importance(self, learner, task, data):
+        generator = seeding.generator(learner.seed, task.index, 6)
+        x = learner.inputs(data.x[torch.randperm(len(data), generator=generator)[: self.samples]])
+        start, stop = task.columns if learner.stream.scenario == "task" else (0, task.outputs)
+        total = {}
+        for part in per_sample_gradients(learner.model, lambda out: out[:, start:stop].square().sum(), x):
+            for name, gradient in part.items():
+                total[name] = total.get(name, 0) + gradient.abs().sum(dim=0)
+        return {name: value / len(x) for name, value in total.items()}

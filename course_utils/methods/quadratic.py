@@ -1,0 +1,104 @@
+"""The quadratic penalty that L2, EWC, SI and MAS share. They differ in one function, `importance`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from course_utils.methods.base import Method
+from course_utils.methods.fisher import Weights
+
+
+def penalty(weights: Weights, anchors: Weights, importance: Weights, strength: float) -> Tensor:
+    """`strength / 2 * sum importance * (weight - anchor)^2`, a scalar.
+
+    Args:
+        weights: name -> tensor. A head that grew has more rows than its anchor: only the old ones count.
+        anchors, importance: name -> tensor of the shape that the parameter had.
+        strength: the lambda of the papers; it means the same at every batch size.
+
+    Source: Kirkpatrick et al. 2017, eq. 3. Built in lesson 03, exercise 03.2.
+    """
+    terms = [(importance[name] * (_old(weights[name], a) - a).square()).sum() for name, a in anchors.items()]
+    return strength / 2 * torch.stack(terms).sum()
+
+
+def _old(weight: Tensor, anchor: Tensor) -> Tensor:
+    return weight if weight.shape == anchor.shape else weight[: len(anchor)]
+
+
+class Quadratic(Method):
+    """Pull every weight back to where an old task left it, the important ones harder.
+
+    Args:
+        strength: lambda; 0 is fine-tuning.
+        online: keep one running importance, anchored at the latest weights, instead of one pair per past task.
+            Memory and time then stay constant.
+        decay: of the running importance, `decay * old + new`; only with `online`.
+
+    Raises:
+        ValueError: a negative strength or a decay outside [0, 1].
+    """
+
+    name = "quadratic"
+    settings: tuple[str, ...] = ("strength", "online", "decay")
+
+    def __init__(self, strength: float = 1.0, online: bool = False, decay: float = 1.0):
+        if strength < 0 or not 0 <= decay <= 1:
+            raise ValueError(f"strength={strength} must be at least 0 and decay={decay} in [0, 1]")
+        self.strength, self.online, self.decay = float(strength), online, float(decay)
+        self.terms: list[tuple[Weights, Weights]] = []  # (importance, anchor), the oldest first
+
+    def importance(self, learner, task, data) -> Weights:
+        """How much each weight matters to the task just learned: name -> tensor of its shape, nowhere negative."""
+        raise NotImplementedError(f"{type(self).__name__} is a Quadratic without importance(): override it")
+
+    def before_task(self, learner, task):
+        if task.index == 0:
+            self.terms = []
+
+    def loss(self, learner, batch, out, loss):
+        if self.strength == 0 or not self.terms:
+            return loss
+        weights = dict(learner.model.named_parameters())
+        terms = [penalty(weights, anchor, importance, self.strength) for importance, anchor in self.terms]
+        total = torch.stack(terms).sum()
+        if not total.isfinite():
+            self._explain(learner, total)
+        return loss + total
+
+    def after_task(self, learner, task, data):
+        new = self.importance(learner, task, data)
+        anchor = {name: p.detach().clone() for name, p in learner.model.named_parameters() if name in new}
+        if self.online and self.terms:
+            old = self.terms[0][0]
+            new = {name: self.decay * _pad(old[name], value) + value for name, value in new.items()}
+        self.terms = [(new, anchor)] if self.online else [*self.terms, (new, anchor)]
+
+    def _explain(self, learner, total):
+        largest = max(float(value.max()) for importance, _ in self.terms for value in importance.values())
+        raise FloatingPointError(
+            f"the penalty of {self.name} is {float(total)} at step {learner.step} of task {learner.task.index + 1}: "
+            f"lr * strength * largest importance = {learner.lr * self.strength * largest:.3g}. A gradient step "
+            "overshoots the anchor where this is above 1 and diverges above 2: "
+            f"lower strength={self.strength:g} or lr={learner.lr:g}"
+        )
+
+    def state_dict(self):
+        return {"terms": [[dict(importance), dict(anchor)] for importance, anchor in self.terms]}
+
+    def load_state_dict(self, learner, state):
+        move = learner.device
+        self.terms = [
+            ({k: v.to(move) for k, v in importance.items()}, {k: v.to(move) for k, v in anchor.items()})
+            for importance, anchor in state["terms"]
+        ]
+
+
+def _pad(old: Tensor, like: Tensor) -> Tensor:
+    """`old` with zeros for the rows that came later."""
+    if old.shape == like.shape:
+        return old
+    wide = torch.zeros_like(like)
+    wide[: len(old)] = old
+    return wide
