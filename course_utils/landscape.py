@@ -79,3 +79,19 @@ def joint_minimum(centers: ArrayLike, curvatures: ArrayLike) -> float:
     """
     a, c = np.asarray(centers, dtype=float), np.asarray(curvatures, dtype=float)
     return float((c * a).sum() / c.sum())
+
+
+def protected_minimum(task: Bowl, importance: ArrayLike, anchor: ArrayLike, strength: float) -> Array:
+    """The weights `(2,)` with the lowest `loss of the task + strength/2 * sum importance * (w - anchor)^2`.
+
+    Args:
+        task: the new task.
+        importance: `(2,)` how much each weight matters to the old task, not negative.
+        anchor: `(2,)` the weights after the old task.
+        strength: lambda, at least 0.
+
+    Built in lesson 03, exercise 03.1.
+    """
+    pull = strength * np.diag(np.asarray(importance, dtype=float))
+    right = task.hessian @ task.centre + pull @ np.asarray(anchor, dtype=float)
+    return np.asarray(np.linalg.solve(task.hessian + pull, right), dtype=float)

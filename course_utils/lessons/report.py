@@ -34,7 +34,7 @@ def write_page(notebook: NotebookNode, path: Path, *, title: str) -> Path:
     body = without_remote(math_to_mathml(body))
     body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', body)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_document(title, f'<p><a href="../index.html">All lessons</a></p>\n{body}'), encoding="utf-8")
+    path.write_text(document(title, f'<p><a href="../index.html">All lessons</a></p>\n{body}'), encoding="utf-8")
     return path
 
 
@@ -94,7 +94,7 @@ def write_index(results: Iterable[LessonRun], output: Path, *, preset: str) -> P
 {"".join(sections)}"""
     output.mkdir(parents=True, exist_ok=True)
     path = output / "index.html"
-    path.write_text(_document("Continual Learning, Hands-On: report", body), encoding="utf-8")
+    path.write_text(document("Continual Learning, Hands-On: report", body), encoding="utf-8")
     return path
 
 
@@ -123,23 +123,8 @@ def math_to_mathml(page: str) -> str:
     return "".join(pieces)
 
 
-def _mathml(escaped: str, display: str) -> str:
-    from latex2mathml.converter import convert
-
-    tex = html.unescape(escaped).strip()
-    try:
-        return convert(tex, display=display)
-    except Exception:  # the converter raises a different error for each kind of TeX that it lacks
-        return f"<code>{html.escape(tex)}</code>"
-
-
-def _tail(message: str, lines: int = 30) -> str:
-    """The end of a long message, where the error is, without terminal colours."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    return "\n".join(plain.splitlines()[-lines:])
-
-
-def _document(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
+    """A whole HTML page around `body`, with the report's style in it. `title` is plain text."""
     from pygments.formatters import HtmlFormatter
 
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -164,3 +149,19 @@ def _document(title: str, body: str) -> str:
 </body>
 </html>
 """
+
+
+def _mathml(escaped: str, display: str) -> str:
+    from latex2mathml.converter import convert
+
+    tex = html.unescape(escaped).strip()
+    try:
+        return convert(tex, display=display)
+    except Exception:  # the converter raises a different error for each kind of TeX that it lacks
+        return f"<code>{html.escape(tex)}</code>"
+
+
+def _tail(message: str, lines: int = 30) -> str:
+    """The end of a long message, where the error is, without terminal colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    return "\n".join(plain.splitlines()[-lines:])

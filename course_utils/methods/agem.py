@@ -85,7 +85,8 @@ def set_gradient(model, gradient: Tensor) -> None:
     parameters = _trained(model)
     parts = gradient.split([p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view_as(parameter).clone()
+        if parameter.grad is not None or part.any():  # a weight without gradient is left to no optimizer's decay
+            parameter.grad = part.view_as(parameter).clone()
 
 
 def _trained(model) -> list[torch.nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,29 @@ class _SameLayout(torch.overrides.TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return function(*args, **({} if function is Tensor.contiguous else kwargs or {}))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each module is in the mode it was in, frozen normalisation layers included."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def draw(count: int, samples: int | None, generator: torch.Generator) -> Tensor:
+    """Rows of `samples` out of `count` images, without replacement; all of them for None.
+
+    Raises:
+        ValueError: no images.
+    """
+    if count == 0 or (samples is not None and samples < 1):
+        raise ValueError(f"the importance of weights needs images: got {count} and samples={samples}; give at least 1")
+    return torch.randperm(count, generator=generator)[:samples]
 
 
 def per_sample_gradients(
@@ -50,16 +74,11 @@ def per_sample_gradients(
         return function(out, *(value[None] for value in row))
 
     gradients = vmap(grad(of_one), in_dims=(None, *[0] * len(rows)))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, len(rows[0]), chunk):
             with _SameLayout():
                 result = gradients(trained, *(value[start : start + chunk] for value in rows))
             yield result
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def fisher_diagonal(
@@ -88,16 +107,14 @@ def fisher_diagonal(
     """
     if labels not in LABELS:
         raise ValueError(f"labels={labels!r} is unknown; choose one of {', '.join(LABELS)}")
-    if len(data) == 0 or samples == 0:
-        raise ValueError(f"the Fisher information needs images: got {len(data)} and samples={samples}")
     generator = generator or seeding.generator(learner.seed, learner.task.index, 5)
-    index = torch.randperm(len(data), generator=generator)[:samples]
+    index = draw(len(data), samples, generator)
     x, y, task = data.x[index], data.y[index].to(learner.device), data.fields["task"][index].to(learner.device)
 
     def loss(out, label, task_of, weight):  # one image: the square root makes its square count `weight` times
         return weight[0].sqrt() * negative_log_likelihood(learner.objective, learner.visible(out, task_of), label)
 
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(learner.model):
         inputs = learner.inputs(x)
         out = learner.visible(learner.predict(x), task)  # (n, competing)
     total: Weights = {}

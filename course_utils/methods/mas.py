@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from course_utils import seeding
-from course_utils.methods.fisher import per_sample_gradients
+from course_utils.methods.fisher import draw, per_sample_gradients
 from course_utils.methods.quadratic import Quadratic
 
 
@@ -31,10 +31,18 @@ class MAS(Quadratic):
 
     def importance(self, learner, task, data):
         generator = seeding.generator(learner.seed, task.index, 6)
-        x = learner.inputs(data.x[torch.randperm(len(data), generator=generator)[: self.samples]])
-        start, stop = task.columns if learner.stream.scenario == "task" else (0, task.outputs)
+        index = draw(len(data), self.samples, generator)
+        with torch.no_grad():  # the images as they are, not augmented
+            x, task_of = learner.inputs(data.x[index]), data.fields["task"][index].to(learner.device)
+
+        def squared_length(out, task_of):
+            out = learner.visible(
+                out, task_of
+            )  # outputs of other tasks are masked with the lowest number: out with them
+            return out.masked_fill(out == torch.finfo(out.dtype).min, 0.0).square().sum()
+
         total = {}
-        for part in per_sample_gradients(learner.model, lambda out: out[:, start:stop].square().sum(), x):
+        for part in per_sample_gradients(learner.model, squared_length, x, task_of):
             for name, gradient in part.items():
                 total[name] = total.get(name, 0) + gradient.abs().sum(dim=0)
         return {name: value / len(x) for name, value in total.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from course_utils.methods.base import Method
 
@@ -65,8 +66,7 @@ class PackNet(Method):
         self.columns: list[tuple[int, int]] = []  # of every task begun, for inference
         self.pruned = False
         self.held: dict[str, Tensor] | None = None  # values that no step may change
-        self.whole: dict[str, Tensor] = {}  # all weights, while some are masked
-        self.model: nn.Module | None = None  # likewise
+        self.network: nn.Module | None = None  # the learner's own, while it is scored
 
     # ------------------------------------------------------------------ sharing out
 
@@ -94,12 +94,14 @@ class PackNet(Method):
         """Give an owner to what is new: nobody (0) for shared weights, this task for the rest."""
         for name, parameter in learner.model.named_parameters():
             shared = self._is_shared(learner, name, parameter)
-            old = self.owner.get(name)
-            new = torch.full_like(parameter, 0 if shared else number, dtype=torch.int16)
-            if old is not None:
-                new[: len(old)] = old
-            self.owner[name] = new
-            if shared and not (new == 0).any():
+            if self._has_columns(learner, name):
+                owner = torch.zeros_like(parameter, dtype=torch.int16)
+                for task, (start, stop) in enumerate(self.columns, start=1):
+                    owner[start:stop] = task
+                self.owner[name] = owner
+            elif name not in self.owner:
+                self.owner[name] = torch.full_like(parameter, 0 if shared else number, dtype=torch.int16)
+            if shared and not (self.owner[name] == 0).any():
                 raise ValueError(
                     f"PackNet has no free weight left in {name} ({parameter.numel():,} weights) for task {number}: "
                     f"with prune={self.prune} every task keeps {1 - self.prune:.0%} of what is free; "
@@ -107,9 +109,12 @@ class PackNet(Method):
                 )
 
     @staticmethod
-    def _is_shared(learner, name: str, parameter: Tensor) -> bool:
-        in_head = name.startswith("head.") and learner.stream.scenario != "domain"
-        return parameter.dim() > 1 and not in_head
+    def _has_columns(learner, name: str) -> bool:
+        """Whether each row of this parameter is an output of one task."""
+        return name.startswith("head.") and learner.stream.scenario != "domain"
+
+    def _is_shared(self, learner, name: str, parameter: Tensor) -> bool:
+        return parameter.dim() > 1 and not self._has_columns(learner, name)
 
     def _trainable(self, name: str, number: int) -> Tensor:
         mine = self.owner[name] == number
@@ -124,10 +129,8 @@ class PackNet(Method):
     def after_step(self, learner, batch):
         number = learner.task.index + 1
         assert self.held is not None  # set in `batch`
-        for (
-            name,
-            parameter,
-        ) in learner.model.named_parameters():  # momentum and weight decay move weights without gradient
+        for name, parameter in learner.model.named_parameters():
+            # Momentum and weight decay move weights without gradient.
             parameter.copy_(torch.where(self._trainable(name, number), parameter, self.held[name]))
         if learner.step == max(1, round((1 - self.retrain) * learner.total_steps)):
             self._prune(learner, number)
@@ -146,6 +149,11 @@ class PackNet(Method):
     def _check_identity(self, learner) -> None:
         scenario, kind = learner.stream.scenario, learner.stream.objective
         if scenario == "task":
+            if self.identity is not None:
+                raise ValueError(
+                    f"PackNet(identity={self.identity!r}) on a task-incremental stream, which tells the task of every "
+                    "test image: use identity=None"
+                )
             return
         possible = [] if scenario == "class" else ["'given'"]
         possible += [] if kind == "regression" else ["'inferred'"]
@@ -155,33 +163,39 @@ class PackNet(Method):
                 f"of every test image. Use a task-incremental stream, or identity={' or '.join(possible)}"
             )
 
-    @torch.no_grad()
-    def use(self, number: int) -> None:
-        """Zero every weight that task `number` (from 1) does not use; only between `before_eval` and `after_eval`."""
-        assert self.model is not None
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(self.whole[name] * ((self.owner[name] > 0) & (self.owner[name] <= number)))
+    def weights_of(self, network: nn.Module, number: int) -> dict[str, Tensor]:
+        """What task `number` (from 1) is answered with: name -> tensor, zero where it does not use a weight.
+
+        The head has the rows of that time only: a wider matrix product may round its sums differently.
+        """
+        unfinished = number == len(self.columns) and not self.pruned  # it still trains all free weights
+        weights = {}
+        for name, parameter in network.named_parameters():
+            owner = self.owner[name]
+            used = (owner <= number) & ((owner > 0) | unfinished)
+            weights[name] = torch.where(used, parameter.detach(), 0.0)
+            if name.startswith("head."):
+                weights[name] = weights[name][: self.columns[number - 1][1]]
+        return weights
 
     def before_eval(self, learner, task):
-        if not self.owner:  # nothing is learned yet
+        self._restore(learner)  # after a scoring that was interrupted
+        if learner.position == learner.step == 0:  # nothing is learned yet; an earlier run may have left owners
             return
-        self.model = learner.model
-        self.whole = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
-        if self.identity == "inferred":
-            learner.model = MostConfident(self)
-        else:
-            self.use(min(task.index + 1, len(self.columns)))
+        told = None if self.identity == "inferred" else min(task.index + 1, len(self.columns))
+        self.network, learner.model = learner.model, Packed(self, learner.model, told)
 
-    @torch.no_grad()
     def after_eval(self, learner, task):
-        if self.model is None:
+        if self.network is None:
             return
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(self.whole[name])
-        learner.model, self.model, self.whole = self.model, None, {}
+        self._restore(learner)
         remark = f"PackNet: the task of every test image is {self.identity}"
         if self.identity is not None and remark not in learner.history.remarks:
             learner.history.remarks.append(remark)
+
+    def _restore(self, learner) -> None:
+        if self.network is not None:
+            learner.model, self.network = self.network, None
 
     def state_dict(self):
         owner = {name: value.clone() for name, value in self.owner.items()}
@@ -193,22 +207,28 @@ class PackNet(Method):
         self.pruned, self.held = state["pruned"], None
 
 
-class MostConfident(nn.Module):
-    """Answers every image with the weights of the task whose best output has the highest probability."""
+class Packed(nn.Module):
+    """The network while it is scored. Its weights stay as they are: a task sees a copy with others masked.
 
-    def __init__(self, packnet: PackNet):
+    Args:
+        told: number of the task to answer for, from 1; None answers every image with the task whose best output
+            has the highest probability.
+    """
+
+    def __init__(self, packnet: PackNet, network: nn.Module, told: int | None):
         super().__init__()
-        self.packnet = packnet
-        self.network = packnet.model
+        self.packnet, self.network = packnet, network
+        self.numbers = range(1, len(packnet.columns) + 1) if told is None else [told]
+        self.training = network.training  # `predict` restores the mode that it finds here
 
-    def forward(self, x: Tensor) -> Tensor:  # (batch, ...) -> (batch, outputs)
+    def forward(self, x: Tensor) -> Tensor:  # (batch, ...) -> (batch, outputs), lowest where another task answers
         answers, confidences = [], []
-        for number, (start, stop) in enumerate(self.packnet.columns, start=1):
-            self.packnet.use(number)
-            out = self.network(x)  # type: ignore[misc]  # before_eval has set it
-            own = torch.full_like(out, torch.finfo(out.dtype).min)
-            own[:, start:stop] = out[:, start:stop]
-            answers.append(own)
-            confidences.append(own.softmax(dim=1).amax(dim=1))
+        for number in self.numbers:
+            out = functional_call(self.network, self.packnet.weights_of(self.network, number), (x,))
+            columns = slice(*self.packnet.columns[number - 1])
+            answer = out.new_full((len(x), self.network.num_outputs), torch.finfo(out.dtype).min)
+            answer[:, columns] = out[:, columns]
+            answers.append(answer)
+            confidences.append(answer.softmax(dim=1).amax(dim=1))
         chosen = torch.stack(confidences).argmax(dim=0)  # (batch,)
         return torch.stack(answers)[chosen, torch.arange(len(x), device=x.device)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,7 @@ class Quadratic(Method):
             raise ValueError(f"strength={strength} must be at least 0 and decay={decay} in [0, 1]")
         self.strength, self.online, self.decay = float(strength), online, float(decay)
         self.terms: list[tuple[Weights, Weights]] = []  # (importance, anchor), the oldest first
+        self.began = 0.0  # the loss that the current task began with, penalty included
 
     def importance(self, learner, task, data) -> Weights:
         """How much each weight matters to the task just learned: name -> tensor of its shape, nowhere negative."""
@@ -55,19 +58,20 @@ class Quadratic(Method):
 
     def before_task(self, learner, task):
         if task.index == 0:
-            self.terms = []
+            self.terms, self.began = [], 0.0
 
     def loss(self, learner, batch, out, loss):
         if self.strength == 0 or not self.terms:
             return loss
-        weights = dict(learner.model.named_parameters())
-        terms = [penalty(weights, anchor, importance, self.strength) for importance, anchor in self.terms]
-        total = torch.stack(terms).sum()
+        total = self._penalty(learner)
         if not total.isfinite():
-            self._explain(learner, total)
+            raise FloatingPointError(self._explain(learner, total))
+        if learner.step == 0:
+            self.began = (loss + total).item()
         return loss + total
 
     def after_task(self, learner, task, data):
+        self._check_end(learner)
         new = self.importance(learner, task, data)
         anchor = {name: p.detach().clone() for name, p in learner.model.named_parameters() if name in new}
         if self.online and self.terms:
@@ -75,17 +79,39 @@ class Quadratic(Method):
             new = {name: self.decay * _pad(old[name], value) + value for name, value in new.items()}
         self.terms = [(new, anchor)] if self.online else [*self.terms, (new, anchor)]
 
-    def _explain(self, learner, total):
-        largest = max(float(value.max()) for importance, _ in self.terms for value in importance.values())
-        raise FloatingPointError(
-            f"the penalty of {self.name} is {float(total)} at step {learner.step} of task {learner.task.index + 1}: "
-            f"lr * strength * largest importance = {learner.lr * self.strength * largest:.3g}. A gradient step "
+    def _penalty(self, learner) -> Tensor:
+        weights = dict(learner.model.named_parameters())
+        return torch.stack([penalty(weights, anchor, f, self.strength) for f, anchor in self.terms]).sum()
+
+    def _check_end(self, learner) -> None:
+        """The last step may have overflowed, and a short task may end before a diverging penalty does."""
+        if self.strength == 0 or not self.terms:
+            return
+        with torch.no_grad():
+            total = self._penalty(learner)
+        if not total.isfinite():
+            raise FloatingPointError(self._explain(learner, total))
+        if self._overshoot(learner) > 1 and total > 10 * self.began:  # no minimiser makes its own objective worse
+            warnings.warn(self._explain(learner, total), RuntimeWarning, stacklevel=2)
+
+    def _overshoot(self, learner) -> float:
+        """How far beyond the anchor a gradient step ends, plus one: lr times the largest curvature of the penalty."""
+        summed: Weights = {}
+        for importance, _ in self.terms:  # the penalties of separate tasks add up
+            for name, value in importance.items():
+                summed[name] = value + _pad(summed[name], value) if name in summed else value
+        return learner.lr * self.strength * max(float(value.max()) for value in summed.values())
+
+    def _explain(self, learner, total: Tensor) -> str:
+        return (
+            f"the penalty of {self.name} is {total.item():.3g} at step {learner.step} of task {learner.task.index + 1}: "
+            f"lr * strength * largest importance = {self._overshoot(learner):.3g}. A gradient step "
             "overshoots the anchor where this is above 1 and diverges above 2: "
             f"lower strength={self.strength:g} or lr={learner.lr:g}"
         )
 
     def state_dict(self):
-        return {"terms": [[dict(importance), dict(anchor)] for importance, anchor in self.terms]}
+        return {"terms": [[dict(importance), dict(anchor)] for importance, anchor in self.terms], "began": self.began}
 
     def load_state_dict(self, learner, state):
         move = learner.device
@@ -93,6 +119,7 @@ class Quadratic(Method):
             ({k: v.to(move) for k, v in importance.items()}, {k: v.to(move) for k, v in anchor.items()})
             for importance, anchor in state["terms"]
         ]
+        self.began = state["began"]
 
 
 def _pad(old: Tensor, like: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class SI(Quadratic):
         if learner.step == 0:  # the head has grown
             self.start = {name: p.detach().clone() for name, p in weights.items()}  # a view would move along
             self.path = {name: torch.zeros_like(p) for name, p in weights.items()}
-        gradients = torch.autograd.grad(learner.task_loss, list(weights.values()), retain_graph=True)
+        gradients = torch.autograd.grad(
+            learner.task_loss, list(weights.values()), retain_graph=True, materialize_grads=True
+        )  # zeros for a weight that the loss does not depend on
         self.gradient = dict(zip(weights, gradients, strict=True))
         self.before = {name: p.detach().clone() for name, p in weights.items()}
         return super().loss(learner, batch, out, loss)
