@@ -27,11 +27,18 @@ def checkout() -> Path:
 
     Exits with a message if there is none.
     """
+    folder = _find_checkout()
+    if folder is None:
+        sys.exit("course: no checkout of the course here; go to the folder that holds solutions/ and pyproject.toml")
+    return folder
+
+
+def _find_checkout() -> Path | None:
     package = Path(__file__).resolve().parent
     for folder in (Path.cwd(), *Path.cwd().parents, package.parent):
         if (folder / "solutions").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
-    sys.exit("course: no checkout of the course here; go to the folder that holds solutions/ and pyproject.toml")
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,10 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("notebook", type=Path)
     check.set_defaults(action=_check)
 
-    data = commands.add_parser("data", help="list or fetch data sets").add_subparsers(required=True, metavar="COMMAND")
+    data = commands.add_parser("data", help="list, fetch or show data sets").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     get = data.add_parser("get", help="download a data set from its publisher")
     get.add_argument("name")
     get.set_defaults(action=_data_get)
+    card = data.add_parser("card", help="write a data set's card as a page, with your own images")
+    card.add_argument("name")
+    card.set_defaults(action=_data_card)
     data.add_parser("list", help="names of the data sets").set_defaults(action=_data_list)
 
     bench = commands.add_parser("bench", help="measure the Learner against a bare loop and Avalanche")
@@ -133,9 +145,25 @@ def _data_get(options: argparse.Namespace) -> int:
         print("COURSE_OFFLINE is set, so nothing is downloaded; unset it and try again", file=sys.stderr)
         return 1
     try:
-        print(datasets.get(options.name))
+        print(datasets.get(options.name), flush=True)
+        root = _find_checkout()
+        if root is not None:  # an installed package without the checkout has no cards
+            from course_utils.lessons import cards
+
+            print(f"its card, with a contact sheet of your images: {cards.write_card(options.name, root)}")
     except (ValueError, OSError) as problem:  # an unknown name, a broken file, no network: the message says which
         print(f"course data get: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _data_card(options: argparse.Namespace) -> int:
+    from course_utils.lessons import cards
+
+    try:
+        print(cards.write_card(options.name, checkout()))
+    except (ValueError, OSError) as problem:  # an unknown name, a broken file: the message says which
+        print(f"course data card: {problem}", file=sys.stderr)
         return 1
     return 0
 

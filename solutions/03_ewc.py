@@ -27,7 +27,20 @@ import os
 PRESET = os.environ.get("COURSE_PRESET", "quick")
 
 # %% tags=["setup"]
-from course_utils import start, check, hint, points, Learner, landscape, methods, metrics, models, plots, streams, widgets
+from course_utils import (
+    start,
+    check,
+    hint,
+    points,
+    Learner,
+    landscape,
+    methods,
+    metrics,
+    models,
+    plots,
+    streams,
+    widgets,
+)
 
 course = start("03_ewc", preset=PRESET)
 
@@ -87,8 +100,9 @@ for strength in (0, 1, 10, 1000):
     print(f"lambda {strength:4}: first weight {w[0]:5.2f}, second weight {w[1]:5.2f}")
 
 # %% [markdown]
-# The first weight hardly matters to A ($F_1 = 0.1$) and goes on to serve B. The second one matters, and comes home to 0
-# as $\lambda$ grows. In the picture the dotted ellipses are lines of equal penalty: wide where A does not care.
+# The second weight matters to A and comes home first: at $\lambda = 10$ it is near 0, while the first one is still at 1.45.
+# (At $\lambda = 1$ the first one even goes beyond 2: through the 0.5 in `hessian_b` it makes up for the second.) In the
+# picture the dotted ellipses are lines of equal penalty: wide where A does not care.
 
 # %% tags=["widget"]
 protected = widgets.explore(
@@ -103,24 +117,25 @@ protected = widgets.explore(
 # %% [markdown]
 # Move the sliders and watch the title.
 #
-# - **strength** 0 is fine-tuning; 100 hardly leaves A. Between them lies a value with a low sum.
+# - **strength** 0 is fine-tuning; 100 hardly leaves A. At angle 0 and strength 1 the penalty *is* A's bowl, so EWC ends in
+#   the joint minimum.
 # - **penalty** L2 counts both weights the same: its ellipses are circles. It cannot hold the steep direction without
-#   holding the flat one, too.
-# - **angle** turns A's valley. At 45 degrees the ellipse is a circle as well, although the valley is as narrow as before:
-#   one number for each weight cannot describe a valley that runs across the axes. That is what we lose by keeping only
-#   the *diagonal* of the curvature.
+#   holding the flat one, too. With the right strength its sum is here only a little worse.
+# - **angle** turns A's valley. At -45 degrees the ellipse is a circle as well, although the valley is as narrow as before:
+#   one number for each weight cannot describe a valley that runs across the axes. No strength reaches the joint minimum
+#   now. That is what we lose by keeping only the *diagonal* of the curvature.
 
 # %% [markdown]
 # ## 2 · The penalty of a network
-# A network has a hundred thousand weights, and the same formula. Importances and anchors are dictionaries: name of the
+# A network has tens of thousands of weights, and the same formula. Importances and anchors are dictionaries: name of the
 # parameter to tensor. One trap: the head grows. The new rows have no anchor, and must stay free.
 
 # %% [markdown]
 # ### Exercise 03.2 · The quadratic penalty
 # {{card:03.2}}
 #
-# All arguments but the last map names to tensors. `weights[name]` may have more rows than `anchors[name]`: the first
-# rows are the old ones.
+# All arguments but the last map names to tensors. The names in `anchors` are the ones to sum over; `importance[name]` has
+# the anchor's shape. `weights[name]` may have more rows: the first rows are the old ones.
 
 
 # %% tags=["exercise"]
@@ -143,7 +158,8 @@ points("03.2")
 hint("03.2")
 
 # %% [markdown]
-# A whole family of methods has this penalty. They differ in one function, `importance`. Here is what they share.
+# A whole family of methods has this penalty: L2, EWC, SI and MAS. They differ in one function, `importance`. (L2's is 1 for
+# every weight.) Here is what they share.
 
 # %%
 course.show(methods.Quadratic.loss)
@@ -151,18 +167,20 @@ course.show(methods.Quadratic.after_task)
 
 # %% [markdown]
 # With one `(importance, anchor)` pair for each old task, the list `terms` grows with the stream, and so does the time of
-# a step. The **online** version keeps one running sum of importances around the latest weights, and stays constant.
+# a step: that is EWC. The **online** version keeps one running sum of importances around the latest weights, and stays
+# constant. Online EWC, SI and MAS do this; L2 keeps only the latest anchor.
 
 # %% [markdown]
 # ## 3 · Which weights matter? Find the bug
-# How steep is the old task's loss in the direction of one weight? The **Fisher information** answers this without second
-# derivatives. For an image $x$ let the model itself draw a label $y$, and look how the log-probability of that label
-# changes with the weight:
+# How sharply does the old task's loss curve in the direction of one weight? The **Fisher information** answers this
+# without second derivatives: where the model's probabilities are right, the curvature of the loss equals the mean of the
+# *squared slopes* of the log-probability. For an image $x$ let the model itself draw a label $y$:
 #
 # $$F_i = \frac{1}{n} \sum_x \mathbb{E}_{y \sim p(y|x)} \left[ \left( \frac{\partial \log p(y|x)}{\partial w_i} \right)^2 \right]$$
 #
-# The following function is how much public code computes it: libraries with hundreds of users, and course notebooks. It
-# runs, and its numbers are not negative. It is not the Fisher diagonal. Read it before you read on: what is wrong?
+# ($\mathbb{E}$ is the mean over labels drawn from the model. One drawn label per image estimates it.) The following
+# function is how much public code computes it, in libraries and course notebooks. It runs, and its numbers are not
+# negative. It is not the Fisher diagonal. Read it before you read on: what is wrong?
 
 
 # %%
@@ -178,8 +196,8 @@ def shipped_fisher(model, x, y):
 # {{card:03.3}}
 #
 # Write it right. `model(x)` gives logits `(n, classes)`. Draw one label per image with
-# `torch.multinomial(probabilities, 1, generator=generator)`. The model may have dropout or BatchNorm: measure in eval
-# mode, and give the model back in the mode in which you got it.
+# `torch.multinomial(probabilities, 1, generator=generator)`, which has the shape `(n, 1)`. The model may have dropout or
+# BatchNorm: measure in eval mode, and give the model back in the mode in which you got it.
 
 
 # %% tags=["exercise"]
@@ -209,10 +227,11 @@ points("03.3")
 hint("03.3")
 
 # %% [markdown]
-# Now the bug. Gradients of different images point in different directions. At the end of training they cancel: that is
-# what it means to have arrived. So the square of their *mean* is nearly zero, for every weight, however much it matters.
-# The square has to come first, image by image. (The other fault: the labels of the data are not the model's. That makes
-# the **empirical** Fisher, a cousin that is often close.)
+# Now the bug. Gradients of different images point in different directions, and at the end of training they cancel: that
+# is what a minimum is. So the square of their *mean* is far too small, and how much too small depends on the batch size
+# and on how long you trained. Others sum first and then square, which is $n^2$ times that. The square has to come first,
+# image by image. (The other fault: the labels of the data are not the model's. That makes the **empirical** Fisher, a
+# cousin that can be close or far.)
 #
 # The experiment compares four estimates with the exact diagonal, which sums over all labels instead of drawing one.
 
@@ -223,12 +242,18 @@ figures.show_estimates(fishers)
 # %%
 plots.show(
     figures.draw_estimates(fishers),
-    alt="Four scatter plots of 200 weights: estimates from single images lie along the diagonal; the square of the batch mean "
-    "lies orders of magnitude below it and the square of the sum orders of magnitude off, both widely scattered.",
+    alt="Four scatter plots of 200 weights against the exact Fisher value: estimates from single images stay closest to the "
+    "line of equality; squares of a mean or a sum lie orders of magnitude away from it.",
 )
 
 # %% [markdown] tags=["claim"]
-# **Claim A.** CLAIM_A
+# **Claim A.** In the full run, with every seed, the two estimates from single images have a rank correlation above 0.95 with
+# the exact diagonal, and their sum is within 30 % of its sum. The square of the batch mean sums to less than a tenth of it, the square
+# of the sum to more than five hundred times it. Interesting: with these batches of 64 the *order* of the weights survives the
+# batch mean. The *size* does not, and with it goes the meaning of $\lambda$: change the batch size, and you have another
+# method. In the quick preset the network fits nearly every image, and the order suffers, too.
+#
+# One drawn label is unbiased, but noisy: a network that is sure hardly ever draws the rare labels that carry much of the sum.
 
 # %% [markdown]
 # The course computes per-sample gradients of many images at once, with `torch.func.vmap`: one line instead of a loop.
@@ -240,7 +265,8 @@ course.show(methods.per_sample_gradients)
 # ## 4 · How strong?
 # $\lambda$ has no natural size: it depends on the Fisher's, and so on the network and the data. It has to be chosen, and
 # lesson 01 fixed the rule: on validation images of tasks already seen. We run tasks 1 and 2 with every candidate, and take the
-# one with the best mean accuracy on the validation images of both.
+# one with the best mean accuracy on the validation images of both. (After two tasks EWC and online EWC are still the same,
+# so they share their $\lambda$.)
 
 # %%
 choice = course.experiment("choice")
@@ -248,21 +274,28 @@ figures.show_choice(choice, "task", "EWC")
 figures.show_choice(choice, "class", "EWC")
 
 # %% [markdown] tags=["claim"]
-# **Claim B.** CLAIM_B
+# **Claim B.** In the full run the choice hardly matters at these two ends. Task-incremental: all candidates from 10 to a million lie
+# within two points. Class-incremental: within one point, and below 50 %, because task 1 is lost with every one of them.
+# It matters in between, in domain-incremental learning: there the best $\lambda$ is worth more than four points over the
+# worst. (Where the best is the last of the list, the list may be too short. Section 10 goes on to $10^8$.)
+#
+# Two tasks are little to choose on. In your run look at the class-incremental table, and remember the chosen value: a
+# penalty that saves task 1 after two tasks can cost more than it saves after five.
 
 # %% [markdown]
 # ## 5 · Importance along the way: SI
 # The Fisher is measured after a task. **Synaptic Intelligence** (SI) measures while training. In a small step the loss
 # changes by about gradient times step, summed over all weights. So each weight can be credited with its share of the drop:
-# its **path integral** is $-\sum_k g_i(k)\,\Delta w_i(k)$. Dividing by the square of the distance that the weight
-# went turns a drop of loss into a curvature.
+# its **path integral** is $-\sum_k g_i(k)\,\Delta w_i(k)$ over the steps $k = 0, \dots, T-1$. In a bowl the drop is half
+# the curvature times the squared distance. So dividing by the squared distance gives half the curvature. A weight that
+# raised the loss gets 0.
 
 # %% [markdown]
 # ### Exercise 03.4 · The path integral
 # {{card:03.4}}
 #
 # $\Omega_i = \max\!\left(0, -\sum_k g_i(k)\,(w_i(k{+}1) - w_i(k))\right) \Big/ \left( (w_i(T) - w_i(0))^2 + \xi \right)$.
-# The damping $\xi$ keeps a weight that did not move from getting a huge importance.
+# The damping $\xi$ keeps a weight that did not move from getting a huge importance. Both arrays are NumPy arrays.
 
 
 # %% tags=["exercise"]
@@ -292,7 +325,8 @@ print(f"sum of credits:  {-(slopes * np.diff(path, axis=0)).sum():.3f}")
 print("twice Omega:    ", (2 * si_importance(slopes, path, 1e-6)).round(2), " curvature of A:", np.diag(task_a.hessian))
 
 # %% [markdown]
-# From nothing but gradients and steps, SI finds A's curvatures. In a network two things blur this: the gradients are those of
+# From nothing but gradients and steps, SI finds A's curvatures. (The credits exceed the drop a little, because the steps are
+# not infinitely small.) In a network two things blur this: the gradients are those of
 # batches, and Adam's steps do not follow the gradient. As a method, SI takes the gradient of the task's own loss. With the
 # penalty's in it, it would credit weights for obeying the penalty.
 
@@ -302,7 +336,7 @@ course.show(methods.SI)
 # %% [markdown]
 # ## 6 · Edit the gradient: GEM and A-GEM
 # Another idea: leave the loss as it is, and change the *step*. **GEM** stores some images of each old task and computes the
-# gradient of each task's loss on them. A step that would raise one of these losses is turned until it raises none. **A-GEM** asks
+# gradient of each task's loss on them. A step that would raise one of these losses is changed as little as possible so that it raises none. **A-GEM** asks
 # for less: the *average* loss on stored images must not rise. One reference gradient $r$ from the memory, one dot product:
 #
 # - $g \cdot r \ge 0$: the step does no harm. Take it as it is.
@@ -340,10 +374,11 @@ for gradient in (torch.tensor([1.0, 1.0]), torch.tensor([1.0, -1.0])):
 
 # %% [markdown]
 # ## 7 · Share out the network: PackNet
-# The strictest protection: weights of an old task never change again. **PackNet** trains with the free weights, keeps the
-# largest of them, gives the rest back to later tasks, and trains on with those it kept. An old task is answered with its own weights only,
-# so its answers stay the same to the last bit. The price: PackNet must be *told* which task a test image is from, to
-# switch the right weights on. And every task leaves less room for the next.
+# The strictest protection: weights of an old task never change again. **PackNet** trains the free weights (the frozen
+# ones take part, but stand still), keeps the largest of them, sets the rest, three quarters, to zero and gives them back.
+# In the second half of its steps it trains those it kept. Biases belong to the first task. A task is answered with its
+# own weights and those of earlier tasks, so its answers stay the same to the last bit. The price: PackNet must be *told*
+# which task a test image is from, to switch the right weights on. And every task leaves less room for the next.
 
 # %% [markdown]
 # ### Exercise 03.6 · What to keep
@@ -416,9 +451,10 @@ hint("03.7")
 
 # %% [markdown]
 # ## 9 · Predict, then run
-# Eleven ways to learn five tasks of two classes, in three scenarios, with the same network and the same steps. Every
-# $\lambda$ was chosen as in section 4, for each method and scenario. Rehearsal, A-GEM and GEM store
-# the same number of images; the others none. PackNet is told the task in task- and domain-incremental learning
+# Eleven ways to learn five tasks of two classes, in three scenarios, with the same network and number of epochs. Every
+# $\lambda$ was chosen as in section 4, for each method and scenario. EWC sums over all labels here, instead of drawing
+# one. Rehearsal, A-GEM and GEM store the same number of images (50 in quick, 200 in full); joint keeps all of them; the
+# others none. PackNet is told the task in task- and domain-incremental learning
 # (there it is an oracle: nobody else is told) and has to guess it in class-incremental learning, by the most confident answer.
 #
 # Before you run: with the task told, fine-tuning forgets little in lesson 01. In class-incremental learning it ends at about 20 %.
@@ -436,20 +472,39 @@ prediction.compare(f"{results.mean('class, EWC', 'acc'):.0f} %")
 figures.show_methods(results, "bwt", "Backward transfer (points): the change of old tasks since they were learned.")
 
 # %% [markdown] tags=["claim"]
-# **Claim C.** CLAIM_C
+# **Claim C.** Task-incremental, full run: every one of the five penalties is at least five points above fine-tuning with
+# every seed, and none loses more than four points of what was learned. L2, which knows nothing about the data, is within two points of
+# EWC.
 #
-# **Claim D.** CLAIM_D
+# **Claim D.** Domain-incremental, full run: *L2 beats EWC*, by at least three points with every seed. EWC leaves free what its
+# Fisher calls unimportant, and a network that is sure of its answers has a small Fisher almost everywhere. L2 holds everything, and pays:
+# just after training, it knows each task at least three points less well than EWC does. Nearest to joint come rehearsal and GEM, which
+# store images.
 #
-# **Claim E.** CLAIM_E
+# **Claim E.** Class-incremental, full run: no penalty passes 25 %, with any seed. A-GEM, with 200 images, passes 40 % with each of
+# five seeds; rehearsal with the *same* images is at least three points above GEM, and GEM above A-GEM. "Do no harm" uses images less well than simply training
+# on them.
+
+# %% [markdown]
+# How sure are these numbers? A-GEM's differ by ten points between seeds, so one seed would decide nothing.
+
+# %%
+everything = course.recorded("methods") or results
+for name in ("A-GEM", "GEM", "rehearsal"):
+    low, high = everything.interval(f"class, {name}", "acc")
+    print(
+        f"{name:10} {everything.mean(f'class, {name}', 'acc'):5.1f} %, 95 % interval over seeds {low:5.1f} to {high:5.1f} %"
+    )
 
 # %%
 plots.show(
     figures.draw_owned(results),
-    alt="Bars: the share of the hidden layers' weights that each task owns; the first has most, every later one less.",
+    alt="Bars: the share of the hidden layers' parameters that each task owns, the first most and every later one less, and what is free.",
 )
 
 # %% [markdown] tags=["claim"]
-# **Claim F.** CLAIM_F
+# **Claim F.** Where PackNet is told the task, its backward transfer is exactly 0, with every seed: not small, zero. Where it has to
+# guess, it stays below 35 % in the full run. It knows all the answers, and not which of them was asked for.
 
 # %% [markdown]
 # ## 10 · Why no lambda rescues EWC here
@@ -460,24 +515,26 @@ plots.show(
 # answer is a new class. So they win, on old images too.
 #
 # A small $\lambda$ does nothing. A large one holds the old rows and the features where they are, and then the new task
-# has to be solved with the new rows alone: they still win over the old ones, and tell each other apart less well.
-# Both ends are bad, and there is no good middle, because the penalty does not contain what is missing.
+# has to be solved with the new rows alone: they still win over the old ones, because nothing in the loss ever lowers the
+# new outputs on an old image. Both ends are bad, and there is no good middle, because the penalty does not contain what
+# is missing.
 
 # %%
 sweep = course.experiment("sweep")
 plots.show(
     figures.draw_sweep(sweep, results),
-    alt="Class-incremental EWC over lambda: accuracy on all tasks stays at the floor or below for every lambda, far from joint.",
+    alt="Class-incremental EWC over lambda: accuracy on all tasks stays near the floor or below for every lambda, far from joint.",
 )
 
 # %%
 plots.show(
     figures.draw_sweep(sweep, results, "task"),
-    alt="Task-incremental EWC over lambda: high everywhere, best in the middle, where it lies above fine-tuning.",
+    alt="Task-incremental EWC over lambda: accuracy on all tasks, on the old ones and on the last one, with floor and ceiling.",
 )
 
 # %% [markdown] tags=["claim"]
-# **Claim G.** CLAIM_G
+# **Claim G.** In the full run no $\lambda$ from 1 to $10^8$ brings class-incremental EWC above 21 %, with any seed. Joint training is at
+# least 60 points higher. The same values give at least 94 % task-incrementally, from 10 on.
 
 # %% [markdown]
 # Look at single runs. The sliders read recorded ones.
@@ -492,7 +549,7 @@ def matrix(scenario, strength):
 
 matrices = widgets.explore(
     matrix,
-    alt="Accuracy matrix of EWC for one lambda: in class-incremental learning only the diagonal is bright.",
+    alt="Accuracy matrix of EWC for one scenario and one lambda, mean over seeds.",
     scenario=widgets.choice(("class", "task")),
     strength=widgets.choice(sorted({float(label.split(", ")[1]) for label in recorded.labels}), default=10000.0),
 )
@@ -503,10 +560,14 @@ matrices = widgets.explore(
 # %%
 sweep_told = {label: sweep.mean(label, "told") for label in sweep.labels if label.startswith("class")}
 for label, told in sweep_told.items():
-    print(f"lambda {label.split(', ')[1]:>8}: class-incremental {sweep.mean(label, 'acc'):5.1f} %, same network with the task told {told:5.1f} %")
+    print(
+        f"lambda {label.split(', ')[1]:>8}: class-incremental {sweep.mean(label, 'acc'):5.1f} %, same network with the task told {told:5.1f} %"
+    )
 
 # %% [markdown] tags=["claim"]
-# **Claim H.** CLAIM_H
+# **Claim H.** In the full run, with $\lambda$ from 100 to 10,000, these networks answer more than 90 % right once the task is told,
+# at least three points more than fine-tuning's networks. EWC did protect what it promised to protect. It is the question between
+# tasks that nobody trained.
 
 # %% [markdown]
 # ## 11 · What does it cost?
@@ -517,11 +578,16 @@ for label, told in sweep_told.items():
 cost = course.experiment("cost")
 cost.table(
     {"first task (x fine-tuning)": "first", "last task (x fine-tuning)": "last", "kept at the end (kB)": "kilobytes"},
-    caption="Domain-incremental. Kept: importances, anchors, masks or images; not the network.",
+    caption="Domain-incremental. Kept: importances, anchors, masks or stored images; not the network, not joint's whole data.",
 )
 
 # %% [markdown] tags=["claim"]
-# **Claim I.** CLAIM_I
+# **Claim I.** In the recorded run EWC's last task takes at least 1.4 times as long as its first one, measured against
+# fine-tuning, because every old task adds a penalty; online EWC grows by less than 1.4 times. GEM's last task takes at least 1.5
+# times as long as its second one: one more gradient per old task. EWC keeps exactly five times what online EWC keeps.
+#
+# A Fisher and an anchor for each of this network's 89,000 weights take more memory than 200 images of 784 bytes. (Joint
+# keeps all images of the stream: 54 MB at the full size. The table counts only what a method stores beside the data.)
 
 # %% [markdown]
 # ## 12 · Think, then design
@@ -532,16 +598,20 @@ cost.table(
 # Under which of the three scenarios can this be true? Say how you know from your own table, what the same network would score in the
 # other scenario, and which two numbers the report should have given beside it.
 #
-# *Rubric: half a point for the scenario with the evidence from the sweep or the table; half a point for floor and ceiling (or
-# scenario and fine-tuning) as what is missing.*
+# *Rubric: half a point for a scenario that the table or the sweep supports, with the numbers; half a point for the two
+# numbers that are missing, and why they change what the sentence means.*
 
 # %% [markdown] tags=["answer"]
-# REFLECTION
+# Task-incremental, in this course: there fine-tuning alone already has about 87 % with 15 points of forgetting, and EWC 98 %
+# with less than one. So the sentence describes a task-aware network, and not even a well-tuned one. Domain-incremental EWC has about 81 % with 22 points.
+# Class-incrementally it would be near 20 % with 99 points of forgetting, as the sweep shows for every $\lambda$: all that is left is the
+# last task. Missing are the floor (fine-tuning in the same scenario) and the ceiling (joint training). With the floor at
+# 87 %, "85 to 90 %" means that the method may have done nothing at all.
 
 # %% [markdown] tags=["reflection"] points=2
 # ### Design task · Keep without storing (2 points)
 # Domain-incremental, and you may store no image. **Goal: the best backward transfer, while each task is still learned: the mean
-# of the diagonal must stay within three points of fine-tuning's.** You may use any method of this course and combine
+# of the diagonal must stay within six points of fine-tuning's (on test images, at the end).** You may use any method of this course and combine
 # them. Choose on validation images of the first two tasks, look at the test set once, over three seeds.
 #
 # Use the cell below. Then write down what you tried, what you chose and on what grounds, the test numbers with their
@@ -552,7 +622,12 @@ cost.table(
 # fits the numbers. A method that stores images, or a result chosen on the test set, gets none.*
 
 # %% [markdown] tags=["answer"]
-# DESIGN
+# I tried the five penalties, distillation, and distillation with online EWC, each penalty with its list of strengths. On
+# validation images of tasks 1 and 2 (domain-incremental), L2 with $\lambda = 1$ had the best mean, 93.3 %, just before SI with
+# 92.8 %; EWC had 87.4 %. So I chose L2. On the test set, over three seeds, its backward transfer is about -6 points, against -22 for EWC,
+# and the mean of the diagonal 93.6 %, within six points of fine-tuning's 99.0 %. It keeps one copy of the weights. SI would have
+# been better still (about -3 points, diagonal 93.4 %), but nothing that I was allowed to look at said so. Distillation
+# with online EWC misses the constraint.
 
 # %%
 data = course.data(course.settings.data)
@@ -602,8 +677,8 @@ course.score()
 #   instead of images.
 # - The Fisher diagonal is the mean of *squared per-image* gradients with labels from the model. Square of the mean, or of the sum,
 #   is something else.
-# - L2, EWC, SI and MAS are one method with four importances. They help when the task is told, help a little when its kind of
-#   answer stays the same, and do not help when new classes compete with old ones.
+# - L2, EWC, SI and MAS are one method with four importances. They help when the task is told, help in
+#   domain-incremental learning, and do not help when new classes compete with old ones.
 # - A few stored images do what no penalty does here: they let old and new classes be compared.
 #
 # ## Further reading

@@ -429,10 +429,11 @@ def test_overall_accuracy_counts_every_test_image_once():
 def test_history_survives_json():
     history = make_learner(digit_stream("domain")).fit(digit_stream("domain"))
     history.accuracy[0, 1] = np.nan
+    history.remarks.append("the task was told")
     import json
 
     restored = History.from_dict(json.loads(json.dumps(history.to_dict(), allow_nan=False)))
-    for name in ("accuracy", "initial", "seconds", "steps", "sizes", "losses"):
+    for name in ("accuracy", "initial", "seconds", "steps", "sizes", "losses", "remarks"):
         assert same(getattr(restored, name), getattr(history, name)), name
 
 
@@ -531,6 +532,18 @@ RESUMED = {
     "joint": (lambda: [methods.Joint()], {"model": "small_cnn"}),
     "joint, epochs": (lambda: [methods.Joint()], {"epochs": 2}),
     "calibration": (balanced_and_aligned, {"model": "small_cnn"}),
+    "L2": (lambda: [methods.L2(2.0)], {"model": "small_cnn"}),
+    "EWC": (lambda: [methods.EWC(10.0)], {"model": "small_cnn"}),
+    "EWC, online": (lambda: [methods.EWC(10.0, online=True, decay=0.5)], {"keep_optimizer": True}),
+    "SI": (lambda: [methods.SI(50.0)], {"model": "small_cnn"}),
+    "MAS and replay": (lambda: [methods.Replay(20), methods.MAS(0.1)], {"model": "small_cnn"}),
+    "A-GEM, augmentation": (lambda: [methods.AGEM(20)], {"model": "small_cnn", "augment": augment.Affine()}),
+    "GEM": (lambda: [methods.GEM(20, margin=0.1)], {"optimizer": momentum}),
+    "PackNet": (lambda: [methods.PackNet(0.5, identity="inferred")], {"model": "small_cnn", "optimizer": momentum}),
+    "PackNet, kept Adam": (
+        lambda: [methods.Replay(20), methods.PackNet(0.5, retrain=0.3, identity="inferred")],
+        {"keep_optimizer": True, "weight_decay": 0.01},
+    ),
     "cosine and augmentation": (
         lambda: [methods.Replay(20), methods.Distill()],
         {"model": "small_cnn", "schedule": "cosine", "augment": augment.Affine(), "optimizer": momentum},
@@ -554,7 +567,7 @@ def interrupted(learner, stream, path, every, position, step):
 
 def assert_same_run(a, b):
     assert same(weights(a.model), weights(b.model))
-    for name in ("accuracy", "initial", "steps", "sizes", "losses"):
+    for name in ("accuracy", "initial", "steps", "sizes", "losses", "remarks"):
         assert same(getattr(a.history, name), getattr(b.history, name)), name
     for mine, theirs in zip(a.methods, b.methods, strict=True):
         assert same(mine.state_dict(), theirs.state_dict()), mine.name
@@ -574,6 +587,34 @@ def test_a_run_stopped_in_the_middle_of_task_2_ends_in_the_same_bytes(case, scen
     again.resume(path)
     again.fit(stream)
     assert_same_run(whole, again)
+
+
+PROTECTED = {
+    "EWC": lambda identity: [methods.EWC(10.0)],
+    "SI": lambda identity: [methods.SI(50.0)],
+    "MAS": lambda identity: [methods.MAS(0.1)],
+    "A-GEM": lambda identity: [methods.AGEM(20)],
+    "GEM": lambda identity: [methods.GEM(20)],
+    "PackNet": lambda identity: [methods.PackNet(0.5, identity=identity)],
+}
+
+
+@pytest.mark.parametrize("step", [3, 5])  # PackNet prunes after step 4
+@pytest.mark.parametrize("kind", ["task", "domain", "regression"])
+@pytest.mark.parametrize("name", PROTECTED)
+def test_protected_weights_survive_a_stop_on_every_kind_of_stream(name, kind, step, tmp_path):
+    stream = regression_stream() if kind == "regression" else digit_stream(kind)
+    make, path = (lambda: PROTECTED[name](None if kind == "task" else "given")), tmp_path / "run.pt"
+    options = {"optimizer": momentum, "lr": 0.02, "keep_optimizer": True}
+    whole = make_learner(stream, make(), **options)
+    whole.fit(stream)
+    interrupted(make_learner(stream, make(), **options), stream, path, step, 1, step)
+    again = make_learner(stream, make(), model_seed=9, **options)
+    again.resume(path)
+    again.fit(stream)
+    assert_same_run(whole, again)
+    told = name == "PackNet" and kind != "task"
+    assert again.history.remarks == (["PackNet: the task of every test image is given"] if told else [])
 
 
 @pytest.mark.parametrize("position", [1, 3])

@@ -40,6 +40,8 @@ class Quadratic(Method):
 
     Raises:
         ValueError: a negative strength or a decay outside [0, 1].
+        FloatingPointError: while training, the penalty is no longer finite: steps beyond the stable range. Where a
+            task ends before that, a RuntimeWarning says the same.
     """
 
     name = "quadratic"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from course_utils import progress
 from course_utils.datasets import cache
 from course_utils.datasets.dataset import Dataset, Split
 from course_utils.datasets.gtsrb import CLASSES, TRACKS_PER_CLASS
@@ -62,23 +63,23 @@ def _frames(scene: Scene, frames: int, generator: np.random.Generator, hard: Dif
 
 
 def _draw(tracks: dict[str, int], frames: dict[str, int], seed: int) -> dict[str, np.ndarray]:
-    from tqdm.auto import tqdm
-
     hard = Difficulty()
     counts = {split: len(CLASSES) * tracks[split] * frames[split] for split in SPLITS}
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
         arrays[f"{split}_x"] = np.empty((counts[split], 3, SIZE, SIZE), dtype=np.uint8)
         arrays[f"{split}_y"] = np.repeat(np.arange(len(CLASSES)), tracks[split] * frames[split]).astype(np.int64)
-    for label in tqdm(range(len(CLASSES)), desc="drawing traffic signs", leave=False, disable=None):
-        face = draw_face(label)
-        for number, split in enumerate(SPLITS):
-            for track in range(tracks[split]):
-                # A generator of its own for every track: asking for more tracks leaves the others as they are.
-                generator = np.random.default_rng([seed, number, label, track])
-                scene = draw_scene(face, generator, hard)
-                first = (label * tracks[split] + track) * frames[split]
-                arrays[f"{split}_x"][first : first + frames[split]] = _frames(scene, frames[split], generator, hard)
+    with progress.bar(len(CLASSES), "drawing traffic signs") as bar:
+        for label in range(len(CLASSES)):
+            face = draw_face(label)
+            for number, split in enumerate(SPLITS):
+                for track in range(tracks[split]):
+                    # A generator of its own for every track: asking for more tracks leaves the others as they are.
+                    generator = np.random.default_rng([seed, number, label, track])
+                    scene = draw_scene(face, generator, hard)
+                    first = (label * tracks[split] + track) * frames[split]
+                    arrays[f"{split}_x"][first : first + frames[split]] = _frames(scene, frames[split], generator, hard)
+            bar.update()
     for number, split in enumerate(SPLITS):
         within_class = np.tile(np.repeat(np.arange(tracks[split]), frames[split]), len(CLASSES))
         group = (arrays[f"{split}_y"] * len(SPLITS) + number) * TRACKS_PER_CLASS + within_class

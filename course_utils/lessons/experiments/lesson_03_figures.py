@@ -151,4 +151,4 @@ def draw_owned(results: Results, scenario: str = "task") -> Figure:
     owned = results.values(f"{scenario}, PackNet", "owned").mean(axis=0)
     shares = owned / owned.sum()
     labelled = {f"task {task}": share for task, share in enumerate(shares[1:], start=1)} | {"free": shares[0]}
-    return plots.bars(labelled, f"PackNet, {results.data_title}", xlabel="share of the hidden layers' weights (%)")
+    return plots.bars(labelled, f"PackNet, {results.data_title}", xlabel="share of the hidden layers' parameters (%)")
