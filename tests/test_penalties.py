@@ -304,6 +304,18 @@ def test_a_resumed_task_is_judged_by_the_loss_that_it_began_with(strength, warne
     assert bool(caught) == warned
 
 
+def test_a_first_batch_that_was_right_by_luck_raises_no_alarm():
+    stream, known = digit_stream("domain").first(2), Known(10.0, constant(1.0))  # lr * strength is 0.5
+
+    class Lucky(methods.Method):
+        def after_step(self, learner, batch):
+            known.began = 0.0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_learner(stream, [known, Lucky()], optimizer="sgd", lr=0.05).fit(stream)
+
+
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_stable_penalty_gives_no_warning(name, kind):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tomllib
@@ -78,10 +77,9 @@ def test_import_loads_nothing_heavy(statement):
 
 
 def test_import_is_instant():
-    """Under 0.3 s, as the median of five fresh interpreters."""
-    code = "import time; start = time.perf_counter(); import course_utils; print(time.perf_counter() - start)"
-    seconds = [float(output_of(sys.executable, "-c", code)[1]) for _ in range(5)]
-    assert statistics.median(seconds) < 0.3, seconds
+    """Nothing outside the standard library is loaded: it takes hundredths of a second. No clock: machines are busy."""
+    before, after = imported("pass"), imported("import course_utils")
+    assert after - before - sys.stdlib_module_names == {"course_utils"}
 
 
 def test_public_names_all_load():

@@ -36,9 +36,8 @@ class MAS(Quadratic):
             x, task_of = learner.inputs(data.x[index]), data.fields["task"][index].to(learner.device)
 
         def squared_length(out, task_of):
-            out = learner.visible(
-                out, task_of
-            )  # outputs of other tasks are masked with the lowest number: out with them
+            # Outputs of other tasks are masked with the lowest number, whose square is infinite.
+            out = learner.visible(out, task_of)
             return out.masked_fill(out == torch.finfo(out.dtype).min, 0.0).square().sum()
 
         total = {}

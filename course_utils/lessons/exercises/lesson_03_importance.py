@@ -112,6 +112,10 @@ def _never_negative(answer: Callable[..., Any]) -> None:
     actual = to_array(answer(gradients.copy(), weights.copy(), xi))
     if actual.shape != (4,):
         raise Wrong(f"Your result has shape {actual.shape}, expected (4,): one number for each weight.")
+    if (actual[:3] < 0).all():
+        raise Wrong(
+            "Weights that took loss away get a negative importance: the sign is wrong. Step and gradient point apart."
+        )
     if np.isclose(actual[3], np.abs(path[3]) / bottom[3]):
         raise Wrong(
             "The fourth weight raised the loss, and gets a positive importance: that is an absolute value. Weights that did "

@@ -233,6 +233,9 @@ def _at_least_one(answer: Callable[..., Any]) -> None:
 def _ties(answer: Callable[..., Any]) -> None:
     _, free = _layer()
     signs = torch.where(torch.arange(16).reshape(4, 4) % 3 == 0, -1.0, 1.0)
+    count = int(_keep(answer, _layer()[0], free, 0.75).sum())
+    if count != 3:
+        raise Wrong(f"Of 11 free weights 3 stay at prune 0.75, you keep {count} even without ties.")
     mask = _keep(answer, 0.1 * signs, free, 0.75)
     _no_frozen(mask, free)
     if int(mask.sum()) > 3:
