@@ -587,7 +587,7 @@ cost.table(
 # times as long as its second one: one more gradient per old task. EWC keeps exactly five times what online EWC keeps.
 #
 # A Fisher and an anchor for each of this network's 89,000 weights take more memory than 200 images of 784 bytes. (Joint
-# keeps all images of the stream: 54 MB at the full size. The table counts only what a method stores beside the data.)
+# keeps all images of the stream, over 40 MB here. The table counts only what a method stores beside the data.)
 
 # %% [markdown]
 # ## 12 · Think, then design
