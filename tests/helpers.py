@@ -148,3 +148,40 @@ def try_extremes(names):
             figure = exploration.callback(**dict(zip(exploration.controls, values, strict=True)))
             assert isinstance(figure, Figure), (values, figure)
     print(f"{len(found)} explorations drawn at their extremes")
+
+
+def full_results(slug: str, lesson, data_title: str):
+    """Experiment -> Results of a lesson's recorded full run, which must be complete, up to date and on real data."""
+    from course_utils.lessons import experiment
+    from course_utils.lessons.results import Results
+
+    found = {}
+    cure = f"run `course run {slug[:2]} --preset full`"
+    for name, entry in lesson.EXPERIMENTS.items():
+        recorded = experiment.recorded(slug, entry)
+        assert recorded is not None, f"{name} is not recorded; {cure}"
+        assert not recorded.stale, f"{name}: {recorded.stale} are stale; {cure}"
+        assert set(recorded.values) == set(entry.configurations("full")), name
+        assert all(sorted(seeds) == list(entry.seeds["full"]) for seeds in recorded.values.values()), name
+        found[name] = Results(name, entry.title, "full", recorded.values)
+        assert found[name].data_title == data_title
+    return found
+
+
+def assert_its_own_message(identifier: str, answer, fragment: str, wrong) -> None:
+    """A wrong answer is met by the message with this fragment, and by no fragment of the exercise's other mistakes.
+
+    Args:
+        wrong: all `(identifier, answer, fragment)` of the lesson.
+    """
+    from course_utils.lessons import checking, exercise
+
+    task = exercise.find(identifier)
+    report = checking.examine(task, answer)
+    messages = [outcome.message for outcome in report.outcomes if not outcome.passed]
+    assert report.status in ("wrong", "partly")
+    assert report.points < task.points
+    # The first message is the one that a student reads first.
+    assert fragment in messages[0], messages
+    others = {text for number, _, text in wrong if number == identifier} - {fragment}
+    assert not [text for text in others if text in messages[0]], messages

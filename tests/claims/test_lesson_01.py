@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import full_results
 
 from course_utils import Learner, landscape, metrics, models, plots, streams
 from course_utils.lessons import experiment, storage
@@ -39,17 +40,8 @@ def quick():
 
 @pytest.fixture(scope="module")
 def full():
-    """Experiment -> Results of the recorded full run, which must be complete, up to date and on real data."""
-    found = {}
-    for name, entry in lesson.EXPERIMENTS.items():
-        recorded = experiment.recorded("01_forgetting", entry)
-        assert recorded is not None, "results/01_forgetting.json is missing; run `course run 01 --preset full`"
-        assert not recorded.stale, f"{name}: {recorded.stale} are stale; run `course run 01 --preset full`"
-        assert all(sorted(seeds) == list(SEEDS) for seeds in recorded.values.values()), name
-        assert set(recorded.values) == set(entry.configurations("full")), name
-        found[name] = Results(name, entry.title, "full", recorded.values)
-        assert found[name].data_title == "Fashion-MNIST"
-    return found
+    """Experiment -> Results of the recorded full run."""
+    return full_results("01_forgetting", lesson, "Fashion-MNIST")
 
 
 @pytest.fixture(scope="module", params=["quick", "full"])

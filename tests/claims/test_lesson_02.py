@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import full_results
 
 from course_utils.lessons import experiment, storage
 from course_utils.lessons.experiments import lesson_02 as lesson
@@ -33,17 +34,8 @@ def quick():
 
 @pytest.fixture(scope="module")
 def full():
-    """Experiment -> Results of the recorded full run, which must be complete, up to date and on real data."""
-    found = {}
-    for name, entry in lesson.EXPERIMENTS.items():
-        recorded = experiment.recorded("02_rehearsal_kd_gtsrb", entry)
-        assert recorded is not None, f"{name} is not recorded; run `course run 02 --preset full`"
-        assert not recorded.stale, f"{name}: {recorded.stale} are stale; run `course run 02 --preset full`"
-        assert set(recorded.values) == set(entry.configurations("full")), name
-        assert all(sorted(seeds) == list(entry.seeds["full"]) for seeds in recorded.values.values()), name
-        found[name] = Results(name, entry.title, "full", recorded.values)
-        assert found[name].data_title == "GTSRB"
-    return found
+    """Experiment -> Results of the recorded full run."""
+    return full_results("02_rehearsal_kd_gtsrb", lesson, "GTSRB")
 
 
 @pytest.fixture(params=["quick", "full"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import full_results
 
 from course_utils.lessons import experiment, storage
 from course_utils.lessons.experiments import lesson_03 as lesson
@@ -19,17 +20,8 @@ SEEDS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def full():
-    """Experiment -> Results of the recorded full run, which must be complete, up to date and on real data."""
-    found = {}
-    for name, entry in lesson.EXPERIMENTS.items():
-        recorded = experiment.recorded("03_ewc", entry)
-        assert recorded is not None, f"{name} is not recorded; run `course run 03 --preset full`"
-        assert not recorded.stale, f"{name}: {recorded.stale} are stale; run `course run 03 --preset full`"
-        assert set(recorded.values) == set(entry.configurations("full")), name
-        assert all(sorted(seeds) == list(entry.seeds["full"]) for seeds in recorded.values.values()), name
-        found[name] = Results(name, entry.title, "full", recorded.values)
-        assert found[name].data_title == "Fashion-MNIST"
-    return found
+    """Experiment -> Results of the recorded full run."""
+    return full_results("03_ewc", lesson, "Fashion-MNIST")
 
 
 def live(experiment_name, labels, preset="quick"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import assert_its_own_message
 
 from course_utils import datasets, landscape, metrics, streams
 from course_utils.lessons import checking, exercise
@@ -616,15 +617,7 @@ def _names(cases):
 
 @pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=_names(WRONG))
 def test_a_wrong_answer_meets_its_own_message(identifier, answer, fragment):
-    task = exercise.find(identifier)
-    report = checking.examine(task, answer)
-    messages = [outcome.message for outcome in report.outcomes if not outcome.passed]
-    assert report.status in ("wrong", "partly")
-    assert report.points < task.points
-    # The first message is the one that a student reads first.
-    assert fragment in messages[0], messages
-    others = {text for number, _, text in WRONG if number == identifier} - {fragment}
-    assert not [text for text in others if text in messages[0]], messages
+    assert_its_own_message(identifier, answer, fragment, WRONG)
 
 
 @pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=_names(RIGHT))

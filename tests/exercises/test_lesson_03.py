@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import assert_its_own_message
 from scipy import optimize
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
@@ -881,15 +882,7 @@ def _names(cases):
 
 @pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=_names(WRONG))
 def test_a_wrong_answer_meets_its_own_message(identifier, answer, fragment):
-    task = exercise.find(identifier)
-    report = checking.examine(task, answer)
-    messages = [outcome.message for outcome in report.outcomes if not outcome.passed]
-    assert report.status in ("wrong", "partly")
-    assert report.points < task.points
-    # The first message is the one that a student reads first.
-    assert fragment in messages[0], messages
-    others = {text for number, _, text in WRONG if number == identifier} - {fragment}
-    assert not [text for text in others if text in messages[0]], messages
+    assert_its_own_message(identifier, answer, fragment, WRONG)
 
 
 @pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=_names(RIGHT))
