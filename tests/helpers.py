@@ -168,6 +168,46 @@ def full_results(slug: str, lesson, data_title: str):
     return found
 
 
+class Answers:
+    """Wrong and right answers to a lesson's exercises, filled by the decorators `wrong` and `right`.
+
+    Attributes:
+        wrong_ones: (exercise, answer, a fragment of its message that no other answer meets).
+        right_ones: (exercise, answer).
+    """
+
+    def __init__(self):
+        self.wrong_ones: list[tuple[str, object, str]] = []
+        self.right_ones: list[tuple[str, object]] = []
+
+    def wrong(self, identifier: str, fragment: str):
+        def add(answer):
+            self.wrong_ones.append((identifier, answer, fragment))
+            return answer
+
+        return add
+
+    def right(self, identifier: str):
+        def add(answer):
+            self.right_ones.append((identifier, answer))
+            return answer
+
+        return add
+
+
+def case_names(cases) -> list[str]:
+    """A readable name for every `(exercise, answer, ...)`."""
+    return [f"{case[0]}-{getattr(case[1], '__name__', 'answer')}-{number}" for number, case in enumerate(cases)]
+
+
+def assert_full_points(identifier: str, answer) -> None:
+    """A right answer passes and gets every point."""
+    from course_utils.lessons import checking, exercise
+
+    report = checking.examine(exercise.find(identifier), answer)
+    assert (report.status, report.points) == ("passed", exercise.find(identifier).points), report.outcomes
+
+
 def assert_its_own_message(identifier: str, answer, fragment: str, wrong) -> None:
     """A wrong answer is met by the message with this fragment, and by no fragment of the exercise's other mistakes.
 

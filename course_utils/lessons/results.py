@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,13 @@ class Results:
     def data_title(self) -> str:
         """The data that the records say they come from, e.g. "GTSRB"; empty if they do not say."""
         return _data_title(self.records)
+
+    @property
+    def sides(self) -> dict[str, Mapping[str, Mapping[int, dict[str, Any]]]]:
+        """What stands side by side in a table: "your run", if these are one, and "full run", if there is one."""
+        if not self.live:
+            return {"full run": self.records}
+        return {"your run": self.records} | ({"full run": self.full.values} if self.full else {})
 
     def values(self, label: str, key: Key) -> np.ndarray:
         """One entry of every seed's record: `(seeds, ...)`.
@@ -90,17 +97,13 @@ class Results:
             caption: a line below the table, before the note on where the full run comes from.
         """
         chosen: Mapping[str, Key] = columns if isinstance(columns, Mapping) else {name: name for name in columns}
-        beside = self.full if self.live else None
-        mine = "your run" if self.live else "full run"
-        header = ["", *_headers(chosen, [mine, "full run"] if beside else [mine])]
+        header = ["", *(f"{name}\n{side}" for name in chosen for side in self.sides)]
         rows = []
         for label in self.labels:
             row = [label]
             for key in chosen.values():
-                row.append(_number(_values(self.records, label, key), digits))
-                if beside:
-                    there = label in beside.values
-                    row.append(_number(_values(beside.values, label, key), digits) if there else "-")
+                for records in self.sides.values():
+                    row.append(_number(_values(records, label, key), digits) if label in records else "-")
             rows.append(row)
         display.table(header, rows, " ".join(part for part in (caption, self.note()) if part))
 
@@ -131,12 +134,6 @@ def _values(records: Mapping[str, Mapping[int, dict[str, Any]]], label: str, key
 
 def _plain(value: np.ndarray) -> Any:
     return value if np.ndim(value) else float(value)
-
-
-def _headers(columns: Mapping[str, Key], sides: Sequence[str]) -> Iterator[str]:
-    for name in columns:
-        for side in sides:
-            yield f"{name}\n{side}"
 
 
 def _number(values: np.ndarray, digits: int) -> str:

@@ -5,29 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import assert_its_own_message
+from helpers import Answers, assert_full_points, assert_its_own_message, case_names
 
 from course_utils import datasets, landscape, metrics, streams
 from course_utils.lessons import checking, exercise
 
-WRONG: list[tuple[str, object, str]] = []  # (exercise, answer, a fragment of its message that no other answer meets)
-RIGHT: list[tuple[str, object]] = []
-
-
-def wrong(identifier, fragment):
-    def add(answer):
-        WRONG.append((identifier, answer, fragment))
-        return answer
-
-    return add
-
-
-def right(identifier):
-    def add(answer):
-        RIGHT.append((identifier, answer))
-        return answer
-
-    return add
+ANSWERS = Answers()
+WRONG, RIGHT, wrong, right = ANSWERS.wrong_ones, ANSWERS.right_ones, ANSWERS.wrong, ANSWERS.right
 
 
 # ---- 01.1 joint minimum ------------------------------------------------------------------------------------------
@@ -611,19 +595,14 @@ def stream_by_hand(images, labels, groups, test_groups, num_tasks):
 # ---- the tests ---------------------------------------------------------------------------------------------------
 
 
-def _names(cases):
-    return [f"{case[0]}-{getattr(case[1], '__name__', 'answer')}-{number}" for number, case in enumerate(cases)]
-
-
-@pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=_names(WRONG))
+@pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=case_names(WRONG))
 def test_a_wrong_answer_meets_its_own_message(identifier, answer, fragment):
     assert_its_own_message(identifier, answer, fragment, WRONG)
 
 
-@pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=_names(RIGHT))
+@pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=case_names(RIGHT))
 def test_a_right_variant_passes(identifier, answer):
-    report = checking.examine(exercise.find(identifier), answer)
-    assert (report.status, report.points) == ("passed", exercise.find(identifier).points), report.outcomes
+    assert_full_points(identifier, answer)
 
 
 def test_every_exercise_has_three_wrong_answers_and_three_right_ones():
@@ -672,7 +651,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("identifier", "answer"), CALLS, ids=_names(CALLS))
+@pytest.mark.parametrize(("identifier", "answer"), CALLS, ids=case_names(CALLS))
 def test_calling_the_packages_own_is_refused(identifier, answer):
     report = checking.examine(exercise.find(identifier), answer)
     assert (report.status, report.points) == ("refused", 0)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import assert_its_own_message
+from helpers import Answers, assert_full_points, assert_its_own_message, case_names
 from scipy import optimize
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
@@ -19,24 +19,8 @@ from course_utils.lessons import checking, exercise
 from course_utils.lessons.exercises import lesson_03, lesson_03_fisher, lesson_03_importance, lesson_03_networks
 from course_utils.methods import agem, gem, packnet, quadratic
 
-WRONG: list[tuple[str, object, str]] = []  # (exercise, answer, a fragment of its message that no other answer meets)
-RIGHT: list[tuple[str, object]] = []
-
-
-def wrong(identifier, fragment):
-    def add(answer):
-        WRONG.append((identifier, answer, fragment))
-        return answer
-
-    return add
-
-
-def right(identifier):
-    def add(answer):
-        RIGHT.append((identifier, answer))
-        return answer
-
-    return add
+ANSWERS = Answers()
+WRONG, RIGHT, wrong, right = ANSWERS.wrong_ones, ANSWERS.right_ones, ANSWERS.wrong, ANSWERS.right
 
 
 # ---- 03.1 a penalty by hand --------------------------------------------------------------------------------------
@@ -876,19 +860,14 @@ WRONG += [
 # ---- the tests ---------------------------------------------------------------------------------------------------
 
 
-def _names(cases):
-    return [f"{case[0]}-{getattr(case[1], '__name__', 'answer')}-{number}" for number, case in enumerate(cases)]
-
-
-@pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=_names(WRONG))
+@pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=case_names(WRONG))
 def test_a_wrong_answer_meets_its_own_message(identifier, answer, fragment):
     assert_its_own_message(identifier, answer, fragment, WRONG)
 
 
-@pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=_names(RIGHT))
+@pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=case_names(RIGHT))
 def test_a_right_variant_passes(identifier, answer):
-    report = checking.examine(exercise.find(identifier), answer)
-    assert (report.status, report.points) == ("passed", exercise.find(identifier).points), report.outcomes
+    assert_full_points(identifier, answer)
 
 
 def test_every_exercise_has_three_wrong_answers_and_three_right_ones():
@@ -952,7 +931,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("identifier", "answer"), CALLS, ids=_names(CALLS))
+@pytest.mark.parametrize(("identifier", "answer"), CALLS, ids=case_names(CALLS))
 def test_calling_the_packages_own_is_refused(identifier, answer):
     report = checking.examine(exercise.find(identifier), answer)
     assert (report.status, report.points) == ("refused", 0)

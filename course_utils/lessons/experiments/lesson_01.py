@@ -236,10 +236,7 @@ def three_ways(
 
 def show_choices(results: Results, choose: Callable[..., float], seen: int = TUNING_TASKS) -> None:
     """Show what `three_ways` gives, for your run and beside it for the recorded full run; means over seeds."""
-    sides = {"your run" if results.live else "full run": results.records}
-    if results.live and results.full is not None:
-        sides["full run"] = results.full.values
-    found = {side: three_ways(records, choose, seen) for side, records in sides.items()}
+    found = {side: three_ways(records, choose, seen) for side, records in results.sides.items()}
     rows = []
     for way in next(iter(found.values())):
         row = [way, *(", ".join(f"{lr:g}" for lr in ways[way]["lr"]) for ways in found.values())]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -70,57 +67,46 @@ def draw_estimates(results: Results) -> Figure:
 
 def show_estimates(results: Results) -> None:
     """Rank correlation with the exact diagonal and relative size of every estimate; your run beside the full run."""
-    sides = {"your run" if results.live else "full run": results.records}
-    if results.live and results.full is not None:
-        sides["full run"] = results.full.values
     rows = []
     for name in next(iter(results.records["estimates"].values()))["estimates"]:
         row = [name]
         for key, digits in (("rank", 2), ("magnitude", 3)):
-            for records in sides.values():
+            for records in results.sides.values():
                 found = [record["estimates"][name][key] for record in records["estimates"].values()]
                 row.append(f"{np.mean(found):.{digits}f}" if np.mean(found) < 100 else f"{np.mean(found):,.0f}")
         rows.append(row)
-    header = ["", *(f"{name}\n{side}" for name in ("rank correlation", "sum, exact = 1") for side in sides)]
+    header = ["", *(f"{name}\n{side}" for name in ("rank correlation", "sum, exact = 1") for side in results.sides)]
     display.table(header, rows, f"Against the exact diagonal, over weights that are not dead. {results.note()}")
 
 
 def show_methods(results: Results, key: str, caption: str) -> None:
     """One row per method, one column per scenario, for one entry of the records; your run beside the full run."""
-    sides: dict[str, Mapping[str, Mapping[int, dict[str, Any]]]] = {
-        "your run" if results.live else "full run": results.records
-    }
-    if results.live and results.full is not None:
-        sides["full run"] = results.full.values
     names = list(dict.fromkeys(label.split(", ", 1)[1] for label in results.labels))
     rows = []
     for name in names:
         row = [name]
         for scenario in lesson.SCENARIOS:
-            for records in sides.values():
+            for records in results.sides.values():
                 values = np.array([record[key] for record in records.get(f"{scenario}, {name}", {}).values()])
                 spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
                 row.append(f"{values.mean():.1f}{spread}" if len(values) else "-")
         rows.append(row)
-    header = ["", *(f"{scenario}\n{side}" for scenario in lesson.SCENARIOS for side in sides)]
+    header = ["", *(f"{scenario}\n{side}" for scenario in lesson.SCENARIOS for side in results.sides)]
     display.table(header, rows, f"{caption} {results.note()}")
 
 
 def show_choice(results: Results, scenario: str, method: str) -> None:
     """Validation accuracy for every lambda, the chosen one marked; your run beside the full run."""
-    sides = {"your run" if results.live else "full run": results.records}
-    if results.live and results.full is not None:
-        sides["full run"] = results.full.values
     rows = []
     for strength in lesson.GRIDS[method]:
         row = [f"{strength:g}"]
-        for records in sides.values():
+        for records in results.sides.values():
             values = [record["validation"] for record in records[f"{scenario}, {method}, {strength:g}"].values()]
             mark = "  chosen" if lesson.chosen(records, scenario, method) == strength else ""
             row.append(f"{np.mean(values):.1f}{mark}")
         rows.append(row)
     caption = f"{method}, {scenario}-incremental: accuracy on validation images of tasks 1 and 2, after task 2 (%)."
-    display.table(["lambda", *sides], rows, f"{caption} {results.note()}")
+    display.table(["lambda", *results.sides], rows, f"{caption} {results.note()}")
 
 
 def draw_sweep(sweep: Results, methods: Results, asked: str = "class") -> Figure:
