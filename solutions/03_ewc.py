@@ -253,7 +253,8 @@ plots.show(
 # batch mean. The *size* does not, and with it goes the meaning of $\lambda$: change the batch size, and you have another
 # method. In the quick preset the network fits nearly every image, and the order suffers, too.
 #
-# One drawn label is unbiased, but noisy: a network that is sure hardly ever draws the rare labels that carry much of the sum.
+# One drawn label is unbiased, but noisy: rare labels carry much of the sum. With the 200 images of the quick preset it misses the
+# exact sum by up to a third.
 
 # %% [markdown]
 # The course computes per-sample gradients of many images at once, with `torch.func.vmap`: one line instead of a loop.
