@@ -359,6 +359,16 @@ def test_the_table_puts_the_full_run_beside_yours(toy, capsys):
         results.table(["accuracy"])
 
 
+def test_a_table_of_the_record_alone_says_full_run(toy, capsys):
+    run_all()
+    results = start(LESSON, preset="full").experiment("toy")
+    assert list(results.sides) == ["full run"]
+    capsys.readouterr()
+    results.table({"score": "score"}, digits=1)
+    text = capsys.readouterr().out
+    assert "score · full run" in text and "your run" not in text.lower()
+
+
 def test_a_table_in_html_is_escaped_and_says_what_was_not_measured(monkeypatch):
     from course_utils.lessons import display
 
