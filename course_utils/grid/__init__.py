@@ -1,0 +1,1 @@
+"""The vmapped JAX grid."""
