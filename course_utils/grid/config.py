@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RULES = ("SL",)  # learning rules: a file of the same name in lower case under course_utils/grid/rules
+RULES = ("SL",)  # learning rules, each a file of the same name in lower case under course_utils/grid/rules
 OPTIONS = ("er", "pl", "ul", "l2")  # in the order in which they follow in the name of the algorithm
 CHOICES: dict[str, tuple[str, ...]] = {
     "rule": RULES,
@@ -92,10 +92,10 @@ class GridConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise GridError(f"{name}={value!r}; expected a whole number, {least} or more")
-        for name, (least, most) in RANGE.items():
+        for name, (low, high) in RANGE.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise GridError(f"{name}={value!r}; expected a number from {least:g} to {most:g}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise GridError(f"{name}={value!r}; expected a number from {low:g} to {high:g}")
             object.__setattr__(self, name, float(value))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:

@@ -49,7 +49,7 @@ class ClassImages:
         state = hashlib.sha256()
         for images in (self.train, self.test):
             state.update(str(images.shape).encode())
-            state.update(np.ascontiguousarray(images))
+            state.update(np.ascontiguousarray(images).data)
         return state.hexdigest()[:16]
 
 

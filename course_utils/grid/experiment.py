@@ -150,8 +150,8 @@ class _Grid:
     def run_task(self, task: int, state: jax.Array, folder: Path, digest: str) -> jax.Array:
         """Train, test and write one task; gives the weights (R, D) it ends with."""
         config = self.config
-        x, y = data.task_tensors(self.images.train, self.pairs[:, task])
-        x, y = self.layout.put(x, 1), self.layout.put(y, 1)
+        images, classes = data.task_tensors(self.images.train, self.pairs[:, task])
+        x, y = self.layout.put(images, 1), self.layout.put(classes, 1)
         keys = self.fold(self.fold(self.keys, data.TASK), task)
         log = self._train(Program.of(config, self.network), state, keys, x, y, task, (config.lr, config.readout_lr))
         loss, accuracy, hidden, labels = self._test(log.weights, config.evaluated(task))

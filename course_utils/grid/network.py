@@ -32,17 +32,17 @@ class CNN(nnx.Module):
         self.pooling = pooling
         stride = 2 if pooling == "stride" else 1
         channels = (1, *widths)
-        for layer in range(3):
-            conv = nnx.Conv(
-                channels[layer],
-                channels[layer + 1],
-                kernel_size=(3, 3),
-                strides=stride,
-                padding=((1, 1), (1, 1)),  # not "SAME", which pads one side only at stride 2, unlike other libraries
-                conv_general_dilated=FORMS[convolution],
-                rngs=rngs,
-            )
-            setattr(self, f"conv{layer + 1}", conv)
+        conv = functools.partial(
+            nnx.Conv,
+            kernel_size=(3, 3),
+            strides=stride,
+            padding=((1, 1), (1, 1)),  # not "SAME", which pads one side only at stride 2, unlike other libraries
+            conv_general_dilated=FORMS[convolution],
+            rngs=rngs,
+        )
+        self.conv1 = conv(channels[0], channels[1])
+        self.conv2 = conv(channels[1], channels[2])
+        self.conv3 = conv(channels[2], channels[3])
         self.dense1 = nnx.Linear(widths[2] * (16 if pooling == "stride" else 1), hidden, rngs=rngs)
         self.dense2 = nnx.Linear(hidden, 2, rngs=rngs)
 

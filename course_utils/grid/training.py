@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from course_utils.grid import data
 from course_utils.grid.config import GridConfig, GridError
 from course_utils.grid.network import READOUT, Network, Params, flatten, unflatten
-from course_utils.grid.rules import RULES, perturb, replay, unsupervised
+from course_utils.grid.rules import find, perturb, replay, unsupervised
 
 ORDER, REPLAY, PERTURB, EXPERT = range(4)  # what a key of a task is for
 AXIS = "repeat"  # name of the mesh axis
@@ -91,7 +91,7 @@ def train_task(
     network = program.network
     params = _start(program, unflatten(vector, network.layout), jax.random.fold_in(key, PERTURB), task)
     optimizer = _optimizer(program, rates)
-    rule = RULES[program.rule]
+    rule = find(program.rule)
     replay_key, step_key = jax.random.fold_in(key, REPLAY), jax.random.fold_in(key, PERTURB)
 
     def step(state: tuple[Params, Any], batch: tuple[jax.Array, jax.Array]) -> tuple[tuple[Params, Any], jax.Array]:
