@@ -118,7 +118,7 @@ def test_evaluation_is_that_of_pytorch():
     for repeat in range(2):
         model = TorchCNN(jax.tree.map(lambda a, r=repeat: a[r], unflatten(vectors, network.layout)), "stride")
         seen = []
-        model.dense2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model.dense2.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         logits, labels = model(torch.tensor(x[:, repeat])), torch.tensor(y[:, repeat]).long()
         np.testing.assert_allclose(loss[repeat, 0], F.cross_entropy(logits, labels).item(), rtol=1e-5)
         assert accuracy[repeat, 0] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
