@@ -1,4 +1,4 @@
-"""The `course` command: run, build, check, data, bench. Each subcommand imports what it needs when it is called."""
+"""The `course` command: run, build, check, data, grid, bench. Each subcommand imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from course_utils.grid import commands as grid
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("name")
     card.set_defaults(action=_data_card)
     data.add_parser("list", help="names of the data sets").set_defaults(action=_data_list)
+
+    grid.add_to(commands)
 
     bench = commands.add_parser("bench", help="measure the Learner against a bare loop and Avalanche")
     bench.set_defaults(action=_bench)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,10 +48,15 @@ def use_devices(count: int) -> None:
 
 
 def best_devices(num_repeats: int) -> int:
-    """How many devices to spread the repeats over: all of an accelerator's, or a CPU's cores, if they divide evenly."""
+    """How many local devices to spread the repeats over: as many as divide them evenly.
+
+    Where jax has not started yet, its CPU becomes one device a core, so that the cores compute side by side.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = cores if jax.default_backend() == "cpu" else jax.local_device_count()
-    return max(d for d in range(1, min(most, num_repeats) + 1) if num_repeats % d == 0)
+    with contextlib.suppress(RuntimeError):  # jax has started: take what there is
+        jax.config.update("jax_num_cpu_devices", cores)
+    most = min(jax.local_device_count(), num_repeats)
+    return max(devices for devices in range(1, most + 1) if num_repeats % devices == 0)
 
 
 def run(
