@@ -24,6 +24,12 @@ _HOMES = {
     "use_devices": "experiment",
     "GridResults": "results",
     "recompute_representations": "results",
+    "analyse": "analysis",
+    "cl_analysis": "analysis",
+    "plasticity_analysis": "analysis",
+    "plasticine_analysis": "analysis",
+    "geometry_analysis": "analysis",
+    "glue_analysis": "analysis",
 }
 
 __all__ = sorted(_HOMES)

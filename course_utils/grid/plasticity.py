@@ -39,7 +39,7 @@ def dormant_fraction(features: ArrayLike, tau: float = 0.0) -> Array:
     Raises:
         ValueError: features of a wrong shape, or a negative tau.
 
-    Source: Sokar et al. 2023 (ReDo), definition 3.1.
+    Source: Sokar et al. 2023 (ReDo), section 3.
     """
     if tau < 0:
         raise ValueError(f"tau={tau}; expected 0 or more, such as 0.025")
@@ -62,7 +62,7 @@ def active_fraction(features: ArrayLike) -> Array:
 def _shares(features: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Singular values `(..., min(S, H))`, falling; their shares of the sum (0 for a zero matrix); bad slices."""
     array, bad = _features(features)
-    values = np.linalg.svd(array, compute_uv=False)
+    values: Array = np.asarray(np.linalg.svd(array, compute_uv=False), dtype=float)
     total = values.sum(axis=-1, keepdims=True)
     return values, values / np.where(total > 0, total, 1.0), bad
 
@@ -74,7 +74,7 @@ def effective_rank(features: ArrayLike) -> Array:
         `(...)` from 1, for a matrix of rank 1, to min(S, H), for one whose singular values are equal;
         0.0 for a zero matrix.
 
-    Source: Roy & Vetterli 2007, definition 1.
+    Source: Roy & Vetterli 2007.
     """
     values, shares, bad = _shares(features)
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=-1)  # 0 log 0 = 0
@@ -89,7 +89,7 @@ def stable_rank(features: ArrayLike) -> Array:
     Returns:
         `(...)` from 1 to min(S, H); 0.0 for a zero matrix.
 
-    Source: Rudelson & Vershynin 2007, section 1.
+    Source: Rudelson & Vershynin 2007.
     """
     values, _, bad = _shares(features)
     largest = values[..., :1]
