@@ -29,7 +29,6 @@ Array = NDArray[np.float64]
 Measure = dict[str, Any]
 Table = dict[str, Any]
 PROBES = 50  # random directions for a geometry; more make it smoother and slower
-TASKS = 20  # trained tasks whose joint geometry is computed, spread evenly
 TAUS = {"dormant_fraction": 0.0, "dormant_fraction_0.1": 0.1}  # a unit below this share of its layer's mean is dormant
 
 
@@ -128,39 +127,40 @@ def plasticity_analysis(folder: str | Path) -> Table:
 def geometry_analysis(
     folder: str | Path, num_probes: int = PROBES, tasks: Sequence[int] | None = None, seed: int = 0
 ) -> Table:
-    """Geometry of the representations at the end of a task: of the current task's two classes, and of all evaluated ones.
+    """Geometry of the representations of a task's two classes, at the end of its training.
 
-    Each class of each evaluated task is a cloud of points. own_capacity, own_radius, own_dimension: mean over the two
-    classes of the current task, each as a cloud in a crowd (`geometry.manifold_geometry`; two classes alone make it
-    noisy). capacity, radius, dimension, centre_alignment, axis_alignment, centre_axis_alignment, approx_capacity: of all
-    evaluated classes together (`geometry.joint_geometry`).
+    Each class is a cloud of points. own_capacity, own_radius, own_dimension: mean over the two classes, each by itself
+    in a crowd of random others (`geometry.manifold_geometry`). capacity, radius, dimension, centre_alignment,
+    axis_alignment, centre_axis_alignment, approx_capacity: of the two together (`geometry.joint_geometry`). Two
+    manifolds are few: single networks are noisy, look at the spread over repeats. A repeat whose representations are
+    all zero has no geometry; it is left out, and `dead` is the share of such repeats.
 
-    num_probes: random directions. tasks: trained tasks to look at; at most 20, spread evenly, unless given.
+    num_probes: random directions. tasks: trained tasks to look at; all of them unless given.
     """
     results = GridResults(Path(folder))
     _need_representations(results)
-    last = results.num_tasks - 1
-    if tasks is None:
-        tasks = sorted({round(k * last / max(min(TASKS, last + 1) - 1, 1)) for k in range(min(TASKS, last + 1))})
-    rows: dict[str, list[list[float]]] = {}
-    for task in tasks:
-        columns = results.task_metadata(task)["eval_tasks"]
-        clouds = _clouds(_features(results, task, columns))  # for each repeat the clouds of all evaluated tasks
-        for place, repeat in enumerate(clouds):
-            rng = np.random.default_rng([seed, task, place])
-            own = 2 * columns.index(task)
-            alone = geometry.manifold_geometry(repeat[own : own + 2], num_probes=num_probes, rng=rng)
-            joint = geometry.joint_geometry(repeat, num_probes=num_probes, rng=rng)
-            values = {f"own_{name}": getattr(alone, name) for name in ("capacity", "radius", "dimension")}
-            values |= {name: getattr(joint, name) for name in JOINT}
-            for name, value in values.items():
-                measured = rows.setdefault(name, [])
-                if place == 0:
-                    measured.append([])
-                measured[-1].append(float(value))
-    return _table(list(tasks), {name: np.array(values) for name, values in rows.items()})
+    tasks = range(results.num_tasks) if tasks is None else tasks
+    names = [f"own_{name}" for name in ALONE] + list(JOINT) + ["dead"]
+    found: dict[str, Array] = {name: np.full((len(tasks), results.config.num_repeats), np.nan) for name in names}
+    for row, task in enumerate(tasks):
+        features = _features(results, task, [task])[:, 0]  # (R, S, hidden): class A's samples, then class B's
+        for repeat, samples in enumerate(features):
+            dead = not samples.any()
+            found["dead"][row, repeat] = dead
+            if dead:
+                continue
+            rng = np.random.default_rng([seed, task, repeat])
+            clouds = np.split(samples, 2)
+            alone = geometry.manifold_geometry(clouds, num_probes=num_probes, rng=rng)
+            joint = geometry.joint_geometry(clouds, num_probes=num_probes, rng=rng)
+            for name in ALONE:
+                found[f"own_{name}"][row, repeat] = getattr(alone, name)
+            for name in JOINT:
+                found[name][row, repeat] = getattr(joint, name)
+    return _table(list(tasks), found)
 
 
+ALONE = ("capacity", "radius", "dimension")
 JOINT = (
     "capacity",
     "radius",
@@ -191,13 +191,6 @@ def _features(results: GridResults, task: int, eval_tasks: Sequence[int]) -> Arr
     """Representations at the last log point, (R, T_eval, S, hidden), of some of the evaluated tasks."""
     columns = results.task_metadata(task)["eval_tasks"]
     return np.array(results.representations(task)[-1][:, [columns.index(other) for other in eval_tasks]], dtype=float)
-
-
-def _clouds(features: Array) -> list[list[Array]]:
-    """(R, T_eval, S, hidden) -> for each repeat one cloud (S / 2, hidden) a class: class A of the first task, class B, ..."""
-    repeats, tasks, samples, hidden = features.shape
-    halves = features.reshape(repeats, 2 * tasks, samples // 2, hidden)
-    return [list(repeat) for repeat in halves]
 
 
 def _table(tasks: list[int], measures: Mapping[str, Array]) -> Table:

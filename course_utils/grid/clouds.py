@@ -12,9 +12,13 @@ Array = NDArray[np.float64]
 TINY = 1e-9  # relative to the size of the data: below it a length is rounding
 
 
-def as_clouds(manifolds: Sequence[ArrayLike]) -> list[Array]:
-    """Checked copies of the manifolds, `(samples, features)` each."""
-    clouds = [np.array(manifold, dtype=float) for manifold in manifolds]
+def as_clouds(manifolds: Sequence[ArrayLike]) -> tuple[list[Array], float]:
+    """Checked copies of the manifolds, `(samples, features)` each, and the relative size of what is rounding in them.
+
+    Features saved as float32 have full rank by their rounding alone; a readout that lives on it would mean nothing.
+    """
+    given = [np.asarray(manifold) for manifold in manifolds]
+    clouds = [np.array(manifold, dtype=float) for manifold in given]
     shapes = [cloud.shape for cloud in clouds]
     if len(clouds) < 2 or any(len(shape) != 2 or 0 in shape or shape[1] != shapes[0][-1] for shape in shapes):
         raise ValueError(
@@ -22,16 +26,18 @@ def as_clouds(manifolds: Sequence[ArrayLike]) -> list[Array]:
         )
     if not all(np.isfinite(cloud).all() for cloud in clouds):
         raise ValueError("manifolds hold numbers that are not finite; leave out repeats whose training diverged")
-    return clouds
+    precision = max(float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0 for array in given)
+    return clouds, max(TINY, 10 * precision)
 
 
-def coordinates(points: Array) -> Array:
+def coordinates(points: Array, least: float) -> Array:
     """The rows of `points` in an orthonormal basis of their span, `(M, rank)`: same lengths and angles, fewer columns.
 
-    The sign of each axis is fixed by the data, so that a rotated copy has the same coordinates and meets the same probes.
+    Directions whose singular value is not above `least` are dropped. The sign of each axis is fixed by the data, so that
+    a rotated copy has the same coordinates and meets the same probes.
     """
     left, size, _ = np.linalg.svd(points, full_matrices=False)
-    rank = int((size > TINY * max(size[0], np.finfo(float).tiny)).sum())
+    rank = int((size > least).sum())
     left = left[:, :rank] * size[:rank]
     sign = np.sign(left[np.abs(left).argmax(axis=0), range(rank)])
     return np.asarray(left * sign)
@@ -88,9 +94,10 @@ def simulated_capacity(
         capacity in manifolds per feature; NaN if even all features separate less than half of the labellings.
     """
     rng = np.random.default_rng() if rng is None else rng
-    clouds = as_clouds(manifolds)
+    clouds, rounding = as_clouds(manifolds)
     owner = np.repeat(range(len(clouds)), [len(cloud) for cloud in clouds])
-    points = coordinates(np.concatenate(clouds))
+    points = np.concatenate(clouds)
+    points = coordinates(points, rounding * float(np.linalg.norm(points)))
     most = points.shape[1]
 
     def share(n: int) -> float:

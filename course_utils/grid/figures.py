@@ -36,15 +36,15 @@ PANELS: dict[str, dict[str, dict[str, str]]] = {
         "RMS change of the weights": {"task_drift": "in this task", "total_drift": "since the first task"},
     },
     "geometry": {
-        "Capacity, classes per feature": {"capacity": "all evaluated classes"},
-        "Capacity of the current task's classes": {"own_capacity": "each class in a crowd"},
-        "Radius, relative to the centre": {"radius": "all evaluated classes", "own_radius": "current task"},
-        "Dimension": {"dimension": "all evaluated classes", "own_dimension": "current task"},
-        "Alignment, mean |cosine|": {
+        "Capacity, classes per feature": {"own_capacity": "each class in a crowd", "capacity": "the two together"},
+        "Radius, relative to the centre": {"own_radius": "each class in a crowd", "radius": "the two together"},
+        "Dimension": {"own_dimension": "each class in a crowd", "dimension": "the two together"},
+        "Alignment of the two classes, |cosine|": {
             "centre_alignment": "centres",
             "axis_alignment": "axes",
             "centre_axis_alignment": "centres with axes",
         },
+        "Repeats with dead representations, %": {"dead": "dead"},
     },
 }
 
