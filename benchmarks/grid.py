@@ -67,6 +67,7 @@ def whole_task(name: str, repeats: int, form: str, layout: Layout, steps: int) -
     put = layout.put
     arguments = (
         put(vectors),
+        put(vectors),
         put(keys),
         put(x, 1),
         put(y, 1),

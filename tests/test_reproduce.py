@@ -457,3 +457,14 @@ def test_the_code_of_a_run_is_that_of_its_method():
     codes = {method: reproduce.code(method) for method in reproduce.METHODS}
     assert codes["ewc"] == codes["online_ewc"] == reproduce.code("ewc")
     assert len(set(codes.values())) == len(codes) - 1
+
+
+def test_the_page_with_the_table_shows_the_recorded_runs():
+    """`results/reproduce_fashion_mnist.md` is what `--table` prints, three seeds of everything, five of A-GEM."""
+    folder = reproduce.ROOT / "results"
+    page = (folder / "reproduce_fashion_mnist.md").read_text(encoding="utf-8")
+    runs = reproduce.read_runs(folder / "reproduce_fashion_mnist.json")
+    assert page.strip() == reproduce.table(runs).strip()
+    counts = {key: len(entries) for key, entries in reproduce.select(runs, reproduce.ITERATIONS).items()}
+    assert set(counts) == {(method, scenario) for method in reproduce.METHODS for scenario in reproduce.STREAMS}
+    assert min(counts.values()) >= 3 and counts["agem", "class"] >= 5

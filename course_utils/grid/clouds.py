@@ -36,11 +36,10 @@ def coordinates(points: Array, least: float) -> Array:
     Directions whose singular value is not above `least` are dropped. The sign of each axis is fixed by the data, so that
     a rotated copy has the same coordinates and meets the same probes.
     """
-    left, size, _ = np.linalg.svd(points, full_matrices=False)
-    rank = int((size > least).sum())
-    left = left[:, :rank] * size[:rank]
-    sign = np.sign(left[np.abs(left).argmax(axis=0), range(rank)])
-    return np.asarray(left * sign)
+    _, size, axes = np.linalg.svd(points, full_matrices=False)
+    reduced = points @ axes[size > least].T  # keeps the zeros of a silent sample exact, which U S does not
+    sign = np.sign(reduced[np.abs(reduced).argmax(axis=0), range(reduced.shape[1])])
+    return np.asarray(reduced * sign)
 
 
 def project_on_cone(generators: ArrayLike, probe: ArrayLike) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from course_utils.grid import convolution, data, size, storage
 from course_utils.grid.config import GridConfig, GridError
 from course_utils.grid.data import ClassImages
 from course_utils.grid.network import Network
-from course_utils.grid.training import EXPERT, Layout, Program, TaskLog, evaluator, starter, trainer
+from course_utils.grid.training import EXPERT, PERTURB, Layout, Program, TaskLog, evaluator, starter, trainer
 
 __all__ = ["best_devices", "results_folder", "run", "use_devices"]
 
@@ -185,8 +185,9 @@ class _Grid:
     def _train(
         self, program: Program, state: jax.Array, keys: jax.Array, x: Any, y: Any, task: int, rates: tuple[float, float]
     ) -> TaskLog:
+        fresh = self.fresh(PERTURB, keys) if program.perturb_every == "task" else state
         arguments = (self.layout.put(self.pairs), self.memory, np.int32(task), np.array(rates, np.float32))
-        return trainer(program, self.layout)(state, keys, x, y, *arguments)
+        return trainer(program, self.layout)(state, fresh, keys, x, y, *arguments)
 
     def _expert(self, keys: jax.Array, x: Any, y: Any, task: int) -> dict[str, np.ndarray]:
         """Fresh weights, plain SGD, the current task alone, the same tensors."""

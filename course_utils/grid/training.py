@@ -73,6 +73,7 @@ class TaskLog(NamedTuple):
 def train_task(
     program: Program,
     vector: jax.Array,
+    fresh: jax.Array,
     key: jax.Array,
     x: jax.Array,
     y: jax.Array,
@@ -83,13 +84,14 @@ def train_task(
 ) -> TaskLog:
     """Train one repeat on one task.
 
-    vector: weights (D,). key: of this repeat and task. x, y: (N, 28, 28) uint8 and (N,). pairs: of this repeat, (T, 2).
+    vector: weights (D,). fresh: those of a fresh network, for shrink and perturb per task; elsewhere they are not looked
+    at. key: of this repeat and task. x, y: (N, 28, 28) uint8 and (N,). pairs: of this repeat, (T, 2).
     memory: (classes, images, 28, 28), for replay. task: its number, scalar. rates: learning rates of the features and
     of the read-out, (2,). Every random number comes from `key`, the optimiser starts anew, and nothing else is carried
     from task to task, so the weights are all there is to save.
     """
     network = program.network
-    params = _start(program, unflatten(vector, network.layout), jax.random.fold_in(key, PERTURB), task)
+    params = _start(program, unflatten(vector, network.layout), unflatten(fresh, network.layout), task)
     optimizer = _optimizer(program, rates)
     rule = find(program.rule)
     replay_key, step_key = jax.random.fold_in(key, REPLAY), jax.random.fold_in(key, PERTURB)
@@ -109,8 +111,8 @@ def train_task(
         updates, momentum = optimizer.update(gradient, momentum, params)
         params = optax.apply_updates(params, updates)
         if program.perturb_every == "step":
-            fresh = jax.random.fold_in(step_key, number + 1)
-            params = perturb.shrink_and_perturb(network, params, fresh, program.shrink, program.perturb)
+            noise = perturb.noise(params, jax.random.fold_in(step_key, number))
+            params = perturb.shrink_and_perturb(params, noise, program.shrink, program.perturb)
         return (params, momentum), jnp.stack([loss, accuracy])
 
     def block(state: tuple[Params, Any], many: Any) -> tuple[tuple[Params, Any], tuple[jax.Array, jax.Array]]:
@@ -127,12 +129,10 @@ def train_task(
     return TaskLog(weights, measured[:, 0], measured[:, 1], flatten(state[0]))
 
 
-def _start(program: Program, params: Params, key: jax.Array, task: jax.Array) -> Params:
+def _start(program: Program, params: Params, fresh: Params, task: jax.Array) -> Params:
     """The weights with which a task begins."""
     if program.perturb_every == "task":
-        moved = perturb.shrink_and_perturb(
-            program.network, params, jax.random.fold_in(key, 0), program.shrink, program.perturb
-        )
+        moved = perturb.shrink_and_perturb(params, fresh, program.shrink, program.perturb)
         params = jax.tree.map(lambda new, old: jnp.where(task > 0, new, old), moved, params)
     if program.reset_head:
         params = {**params, READOUT: jax.tree.map(jnp.zeros_like, params[READOUT])}
@@ -235,9 +235,9 @@ def over_repeats(function: Callable[..., Any], axes: tuple[int | None, ...], lay
 
 @functools.lru_cache(maxsize=16)
 def trainer(program: Program, layout: Layout) -> Callable[..., TaskLog]:
-    """`train_task` compiled for all repeats: (vector (R, D), key (R,), x (N, R, 28, 28), y (N, R), pairs (R, T, 2),
+    """`train_task` compiled for all repeats: (vector (R, D), fresh (R, D), key (R,), x (N, R, 28, 28), y (N, R), pairs (R, T, 2),
     memory, task, rates) -> TaskLog with R in front. Equal programs get the same function, so it is compiled once."""
-    return over_repeats(functools.partial(train_task, program), (0, 0, 1, 1, 0, None, None, None), layout)
+    return over_repeats(functools.partial(train_task, program), (0, 0, 0, 1, 1, 0, None, None, None), layout)
 
 
 @functools.lru_cache(maxsize=16)

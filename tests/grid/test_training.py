@@ -16,7 +16,7 @@ from course_utils import grid
 from course_utils.grid import data
 from course_utils.grid.network import Network, flatten, unflatten
 from course_utils.grid.rules import perturb, replay, unsupervised
-from course_utils.grid.training import ORDER, PERTURB, Layout, Program, evaluator, train_task, trainer
+from course_utils.grid.training import ORDER, Layout, Program, evaluator, train_task, trainer
 
 from .helpers import DEVICES, config, contents, images, run
 
@@ -33,11 +33,24 @@ def start(asked, form="patches"):
     return network, vectors, keys, pairs, x, y
 
 
+def fresh(state):
+    """Other weights, (R, D)."""
+    return jax.vmap(lambda key: flatten(state[0].init(jax.random.fold_in(key, 99))))(state[2])
+
+
 def train(program, state, layout=None, task=0, rates=(0.03, 0.03), memory=NO_MEMORY):
     _, vectors, keys, pairs, x, y = state
     put = (layout or Layout()).put
     return trainer(program, layout or Layout())(
-        put(vectors), put(keys), put(x, 1), put(y, 1), put(pairs), put(memory, None), np.int32(task), np.float32(rates)
+        put(vectors),
+        put(fresh(state)),
+        put(keys),
+        put(x, 1),
+        put(y, 1),
+        put(pairs),
+        put(memory, None),
+        np.int32(task),
+        np.float32(rates),
     )
 
 
@@ -137,6 +150,7 @@ def test_repeats_at_once_are_the_repeats_one_by_one():
         alone = jax.jit(train_task, static_argnums=0)(
             program,
             vectors[repeat],
+            fresh(state)[repeat],
             keys[repeat],
             x[:, repeat],
             y[:, repeat],
@@ -174,6 +188,7 @@ def test_the_program_for_four_devices_holds_no_collective(form):
     layout = Layout(DEVICES, "vmap")
     put = layout.put
     arguments = (
+        put(vectors),
         put(vectors),
         put(keys),
         put(x, 1),
@@ -270,10 +285,18 @@ def test_shrink_and_perturb_per_task_is_the_formula_and_spares_the_first_task():
     program = Program.of(asked, network)
     np.testing.assert_array_equal(train(program, state, rates=(0, 0)).final, vectors)
     moved = train(program, state, task=1, rates=(0, 0)).final
-    fresh_keys = [jax.random.fold_in(jax.random.fold_in(key, PERTURB), 0) for key in keys]
-    fresh = np.stack([flatten(network.init(key)) for key in fresh_keys])
-    np.testing.assert_allclose(moved, 0.7 * np.asarray(vectors) + 0.2 * fresh, atol=1e-6)
-    assert np.abs(np.corrcoef(fresh[0], np.asarray(vectors)[0])[0, 1]) < 0.2  # fresh, not the start again
+    np.testing.assert_allclose(moved, 0.7 * np.asarray(vectors) + 0.2 * np.asarray(fresh(state)), atol=1e-6)
+
+
+def test_every_task_is_perturbed_by_another_fresh_network(tmp_path):
+    """With nothing kept and no training, a run with pl gives the fresh networks themselves."""
+    still = {"lr": 0.0, "readout_lr": 0.0, "pl": True, "shrink": 1.0, "perturb": 1.0, "expert": False}
+    results = grid.GridResults(run(tmp_path / "still", still))
+    kernels = [results.weights(task)["dense1"]["kernel"][-1] for task in range(3)]  # (R, inputs, hidden)
+    flat = np.concatenate([kernel.reshape(4, -1) for kernel in kernels])
+    together = np.corrcoef(flat) - np.eye(12)
+    assert np.abs(together).max() < 0.2  # no two repeats, no two tasks share a network
+    np.testing.assert_allclose(flat.std(axis=1), kernels[0].shape[1] ** -0.5, rtol=0.1)
 
 
 def test_shrink_and_perturb_per_step_acts_after_every_step_with_new_noise():
@@ -287,12 +310,16 @@ def test_shrink_and_perturb_per_step_acts_after_every_step_with_new_noise():
     assert np.abs(moves).max() > 0.01 and np.abs(moves[:, 0] - moves[:, 1]).max() > 0.01
 
 
-def test_shrink_and_perturb_only_shrinks_biases():
-    network = Network.of(config(), "patches")
-    params = jax.tree.map(jnp.ones_like, network.init(jax.random.key(0)))
-    moved = perturb.shrink_and_perturb(network, params, jax.random.key(1), 0.25, 0.5)
-    assert all((layer["bias"] == 0.75).all() for layer in moved.values())
-    assert all(layer["kernel"].std() > 0.01 for layer in moved.values())
+def test_the_noise_of_a_step_has_the_size_of_fresh_weights():
+    network = Network((16, 32, 64), 64, "stride", "patches")
+    params = network.init(jax.random.key(0))
+    drawn = perturb.noise(params, jax.random.key(1))
+    for name, layer in params.items():
+        assert (drawn[name]["bias"] == 0).all() and (layer["bias"] == 0).all()
+        assert drawn[name]["kernel"].std() == pytest.approx(float(layer["kernel"].std()), rel=0.15), name
+        correlation = np.corrcoef(np.ravel(drawn[name]["kernel"]), np.ravel(layer["kernel"]))[0, 1]
+        assert abs(correlation) < 0.3
+    assert not np.array_equal(drawn["conv2"]["kernel"], perturb.noise(params, jax.random.key(2))["conv2"]["kernel"])
 
 
 def test_a_reset_head_starts_every_task_at_zero_and_a_kept_one_goes_on():
