@@ -50,7 +50,14 @@ def runs() -> dict[str, grid.GridConfig]:
     amount = chosen["perturb"]["best"]
     devices = grid.best_devices(COMMON["num_repeats"])
     plain = grid.GridConfig(
-        **COMMON, num_tasks=LONG, devices=devices, lr=rate, readout_lr=rate, expert_lr=rate, shrink=amount, perturb=amount
+        **COMMON,
+        num_tasks=LONG,
+        devices=devices,
+        lr=rate,
+        readout_lr=rate,
+        expert_lr=rate,
+        shrink=amount,
+        perturb=amount,
     )
     slower = RATES[max(RATES.index(rate) - 1, 0)]
     alone = dataclasses.replace(plain, expert=False)

@@ -293,7 +293,7 @@ def test_without_a_checkout_data_are_fetched_and_no_card_is_written(root, capsys
 
 @pytest.mark.parametrize("name", ["nothing", "../digits", "README"])
 def test_an_unknown_name_is_a_clear_error(name, root, capsys):
-    message = f"unknown data set {name!r}; the course has digits, fashion_mnist, gtsrb, signs"
+    message = f"unknown data set {name!r}; the course has {', '.join(datasets.names())}"
     with pytest.raises(ValueError, match=re.escape(message)):
         cards.write_card(name, root)
     assert cli.main(["data", "card", name]) == 1

@@ -17,6 +17,7 @@ from types import ModuleType
 from course_utils.datasets.arrays import from_arrays
 from course_utils.datasets.cache import cache_folder, offline
 from course_utils.datasets.dataset import DataCorrupt, DataNotFound, Dataset, Split, StandInWarning
+from course_utils.datasets.npz import from_npz
 from course_utils.datasets.sheet import contact_sheet
 
 __all__ = [
@@ -27,15 +28,20 @@ __all__ = [
     "StandInWarning",
     "contact_sheet",
     "from_arrays",
+    "from_npz",
     "get",
     "load",
     "names",
 ]
 
 SOURCES = ("auto", "local", "download", "standin")
-PUBLISHED = ("fashion_mnist", "gtsrb")  # have a publisher to download from, through torchvision
-STANDINS = {"gtsrb": "signs"}  # real data set -> procedural stand-in
-NAMES = ("digits", "fashion_mnist", "gtsrb", "signs")
+PUBLISHED = ("fashion_mnist", "gtsrb", "tiny_imagenet_gray")  # have a publisher to download from, through torchvision
+DRAWN = ("glyphs", "signs")  # by the course
+MADE = {"imagenet_28_gray": "python data/prepare_imagenet.py"}  # on the user's machine, by this command
+# Real data set -> procedural stand-in.
+STANDINS = {"gtsrb": "signs", "imagenet_28_gray": "glyphs", "tiny_imagenet_gray": "glyphs"}
+MODULES = {"imagenet_28_gray": "imagenet28", "tiny_imagenet_gray": "tiny_imagenet"}  # where it is not the name
+NAMES = ("digits", "fashion_mnist", "glyphs", "gtsrb", "imagenet_28_gray", "signs", "tiny_imagenet_gray")
 TIMEOUT = 30.0  # seconds without an answer after which a download counts as failed
 
 
@@ -60,10 +66,10 @@ def load(name: str, source: str = "auto", *, allow_standin: bool = True) -> Data
         raise ValueError(f"unknown data set {name!r}; the course has {', '.join(NAMES)}")
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r} for {name}; use one of {', '.join(SOURCES)}")
-    if name == "signs":
+    if name in DRAWN:
         if source in ("local", "download"):
-            raise ValueError(f"signs is drawn by the course, there is nothing to {source}; use source='standin'")
-        return _standin("signs")
+            raise ValueError(f"{name} is drawn by the course, there is nothing to {source}; use source='standin'")
+        return _standin(name)
     if source == "standin":
         return _standin(name)
     if name == "digits":
@@ -87,7 +93,7 @@ def get(name: str) -> str:
         raise ValueError(f"unknown data set {name!r}; the course has {', '.join(NAMES)}")
     if name == "digits":
         data, place = load(name), "ships with scikit-learn"
-    elif name == "signs":
+    elif name in DRAWN:
         data, place = load(name), f"drawn by the course, kept under {cache_folder()}"
     else:
         data = _local(name) or _download(name)
@@ -100,7 +106,7 @@ def get(name: str) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"course_utils.datasets.{name}")
+    return importlib.import_module(f"course_utils.datasets.{MODULES.get(name, name)}")
 
 
 def _local(name: str) -> Dataset | None:
@@ -114,7 +120,7 @@ def _download(name: str) -> Dataset:
     root = module.found_download()
     if root is not None:
         return module.load(root, "download")
-    if offline():
+    if offline() and name not in MADE:
         raise DataNotFound(
             f"COURSE_OFFLINE forbids the download of {name}; unset it, "
             f"or put the files where COURSE_DATA points (layout: data/{name}.md)"
@@ -122,7 +128,7 @@ def _download(name: str) -> Dataset:
     try:
         with _timeout(TIMEOUT):
             root = module.download()
-    except DataCorrupt:
+    except (DataCorrupt, DataNotFound):
         raise
     except (OSError, RuntimeError) as error:  # torchvision reports a bad checksum or an unreachable host in these
         raise DataNotFound(
@@ -150,15 +156,17 @@ def _download_or_standin(name: str, allow_standin: bool) -> Dataset:
 
 
 def _standin(name: str) -> Dataset:
-    if name not in ("signs", *STANDINS):
+    if name not in (*DRAWN, *STANDINS):
         raise DataNotFound(f"{name} has no stand-in; {_how_to_get(name)}")
-    signs = importlib.import_module("course_utils.datasets.standins.signs")
-    return signs.load(name)
+    drawing = importlib.import_module(f"course_utils.datasets.standins.{STANDINS.get(name, name)}")
+    return drawing.load(name)
 
 
 def _how_to_get(name: str) -> str:
     if name == "digits":
         return "load it with source='auto', it ships with scikit-learn"
+    if name in MADE:
+        return f"run `{MADE[name]}` in the course's folder (card: data/{name}.md)"
     advice = f"run `course data get {name}` on a machine with network"
     return advice if name in STANDINS else f"{advice}, or use the data set 'digits', which is always there"
 

@@ -10,8 +10,11 @@ import numpy as np
 TITLES = {
     "digits": ("Digits", "Digits stand-in (procedural)"),
     "fashion_mnist": ("Fashion-MNIST", "Fashion-MNIST stand-in (procedural)"),
+    "glyphs": ("Glyphs", "Glyphs (procedural stand-in)"),
     "gtsrb": ("GTSRB", "GTSRB stand-in (procedural)"),
+    "imagenet_28_gray": ("ImageNet 28x28 grey", "ImageNet 28x28 grey stand-in (procedural)"),
     "signs": ("Traffic signs", "Traffic signs (procedural stand-in)"),
+    "tiny_imagenet_gray": ("Tiny-ImageNet 28x28 grey", "Tiny-ImageNet 28x28 grey stand-in (procedural)"),
 }
 
 

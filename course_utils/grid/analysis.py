@@ -188,9 +188,12 @@ def _need_representations(results: GridResults) -> None:
 
 
 def _features(results: GridResults, task: int, eval_tasks: Sequence[int]) -> Array:
-    """Representations at the last log point, (R, T_eval, S, hidden), of some of the evaluated tasks."""
+    """Representations at the last log point, (R, T_eval, S, hidden), of some of the evaluated tasks.
+
+    They stay float32: the geometry tells rounding from variation by the type.
+    """
     columns = results.task_metadata(task)["eval_tasks"]
-    return np.array(results.representations(task)[-1][:, [columns.index(other) for other in eval_tasks]], dtype=float)
+    return np.array(results.representations(task)[-1][:, [columns.index(other) for other in eval_tasks]])
 
 
 def _table(tasks: list[int], measures: Mapping[str, Array]) -> Table:

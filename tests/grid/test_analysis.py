@@ -94,7 +94,7 @@ def test_plasticity_is_of_the_current_task_at_its_end(finished):
 
 def test_geometry_is_of_the_two_classes_of_the_current_task(finished):
     table = analysis.geometry_analysis(finished, num_probes=20, tasks=[2])
-    features = np.array(grid.GridResults(finished).representations(2)[-1][1, 2], dtype=float)
+    features = np.array(grid.GridResults(finished).representations(2)[-1][1, 2])
     rng = np.random.default_rng([0, 2, 1])
     clouds = [features[:3], features[3:]]
     alone = geometry.manifold_geometry(clouds, num_probes=20, rng=rng)
