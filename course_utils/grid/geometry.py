@@ -197,8 +197,7 @@ def _squared_cosines(flat: Array, centres: Array) -> tuple[float, Array]:
     unit = rest / norms
     cosines = unit @ unit.T
     pull = 4 * (cosines @ unit - unit * (cosines**2).sum(axis=1, keepdims=True)) / norms  # with respect to rest
-    slope = -(centres.T @ (pull @ basis) + pull.T @ (centres @ basis))  # through the projector basis basis^T
-    slope -= basis @ (basis.T @ slope)
+    slope = -pull.T @ (centres @ basis)  # through the projector; orthogonal to the basis, because rest is
     gradient = scipy.linalg.solve_triangular(triangle, slope.T).T  # slope @ inv(triangle).T
     return float((cosines**2).sum()), np.asarray(gradient).ravel()
 
@@ -325,16 +324,22 @@ def joint_geometry(
     lengths, inseparable = np.empty(num_probes), np.zeros(num_probes)
     for k, (probe, label) in enumerate(zip(probes, labels, strict=True)):
         signed = points * label[owner, None]
-        projection, coefficients = project_on_cone(signed, probe)
+        anchors[k], projection = _anchors(points, signed, parts, probe)
         lengths[k] = projection @ projection
-        reach = signed @ (probe - projection)
-        for i, own in enumerate(parts):
-            total = coefficients[own].sum()
-            hull = coefficients[own] @ points[own]
-            anchors[k, i] = hull / total if total > 0 else points[own][np.argmax(reach[own])]
         if _same(projection, probe):  # t is in the cone; with -t in it too the cone is the whole space
             inseparable[k] = _same(project_on_cone(signed, -probe)[0], -probe)
     return _summary(anchors, probes, lengths, inseparable)
+
+
+def _anchors(points: Array, signed: Array, parts: list[slice], probe: Array) -> tuple[Array, Array]:
+    """Anchor point of every manifold `(P, n)`, and the projection of the probe on the cone of the signed points."""
+    projection, coefficients = project_on_cone(signed, probe)
+    reach = signed @ (probe - projection)  # 0 for a point the projection leans on, below 0 for the others
+    anchors = []
+    for own in parts:
+        total, hull = coefficients[own].sum(), coefficients[own] @ points[own]
+        anchors.append(hull / total if total > 0 else points[own][np.argmax(reach[own])])
+    return np.array(anchors), projection
 
 
 def _same(first: Array, second: Array) -> bool:
