@@ -17,6 +17,7 @@ _HOMES = {
     "GridConfig": "config",
     "GridError": "config",
     "ClassImages": "data",
+    "digest": "record",
     "load": "data",
     "run": "experiment",
     "best_devices": "experiment",

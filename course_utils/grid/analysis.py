@@ -101,9 +101,9 @@ def plasticity_analysis(folder: str | Path) -> Table:
     found: dict[str, list[Array]] = {}
     first = before = np.array(results.vectors(0)[-1], dtype=float)
     for task in tasks:
-        features = _features(results, task, [task])[:, 0]  # (R, S, hidden)
+        hidden = features(results, task, [task])[:, 0]  # (R, S, hidden)
         vector = np.array(results.vectors(task)[-1], dtype=float)
-        values: dict[str, Array] = {name: plasticity.dormant_fraction(features, tau) for name, tau in TAUS.items()}
+        values: dict[str, Array] = {name: plasticity.dormant_fraction(hidden, tau) for name, tau in TAUS.items()}
         ranks: tuple[Callable[..., Array], ...] = (
             plasticity.active_fraction,
             plasticity.effective_rank,
@@ -111,7 +111,7 @@ def plasticity_analysis(folder: str | Path) -> Table:
             plasticity.srank_99,
             plasticity.feature_norm,
         )
-        values |= {function.__name__: function(features) for function in ranks}
+        values |= {function.__name__: function(hidden) for function in ranks}
         values |= {
             "weight_norm": plasticity.weight_norm(vector),
             "weight_rms": plasticity.weight_rms(vector),
@@ -125,7 +125,11 @@ def plasticity_analysis(folder: str | Path) -> Table:
 
 
 def geometry_analysis(
-    folder: str | Path, num_probes: int = PROBES, tasks: Sequence[int] | None = None, seed: int = 0
+    folder: str | Path,
+    num_probes: int = PROBES,
+    tasks: Sequence[int] | None = None,
+    seed: int = 0,
+    repeats: Sequence[int] | None = None,
 ) -> Table:
     """Geometry of the representations of a task's two classes, at the end of its training.
 
@@ -135,18 +139,20 @@ def geometry_analysis(
     manifolds are few: single networks are noisy, look at the spread over repeats. A repeat whose representations are
     all zero has no geometry; it is left out, and `dead` is the share of such repeats.
 
-    num_probes: random directions. tasks: trained tasks to look at; all of them unless given.
+    num_probes: random directions. tasks, repeats: those to look at; all of them unless given.
     """
     results = GridResults(Path(folder))
     _need_representations(results)
     tasks = range(results.num_tasks) if tasks is None else tasks
+    repeats = range(results.config.num_repeats) if repeats is None else repeats
     names = [f"own_{name}" for name in ALONE] + list(JOINT) + ["dead"]
-    found: dict[str, Array] = {name: np.full((len(tasks), results.config.num_repeats), np.nan) for name in names}
+    found: dict[str, Array] = {name: np.full((len(tasks), len(repeats)), np.nan) for name in names}
     for row, task in enumerate(tasks):
-        features = _features(results, task, [task])[:, 0]  # (R, S, hidden): class A's samples, then class B's
-        for repeat, samples in enumerate(features):
+        hidden = features(results, task, [task])[:, 0]  # (R, S, hidden): class A's samples, then class B's
+        for column, repeat in enumerate(repeats):
+            samples = hidden[repeat]
             dead = not samples.any()
-            found["dead"][row, repeat] = dead
+            found["dead"][row, column] = dead
             if dead:
                 continue
             rng = np.random.default_rng([seed, task, repeat])
@@ -154,9 +160,9 @@ def geometry_analysis(
             alone = geometry.manifold_geometry(clouds, num_probes=num_probes, rng=rng)
             joint = geometry.joint_geometry(clouds, num_probes=num_probes, rng=rng)
             for name in ALONE:
-                found[f"own_{name}"][row, repeat] = getattr(alone, name)
+                found[f"own_{name}"][row, column] = getattr(alone, name)
             for name in JOINT:
-                found[name][row, repeat] = getattr(joint, name)
+                found[name][row, column] = getattr(joint, name)
     return _table(list(tasks), found)
 
 
@@ -187,8 +193,8 @@ def _need_representations(results: GridResults) -> None:
         )
 
 
-def _features(results: GridResults, task: int, eval_tasks: Sequence[int]) -> Array:
-    """Representations at the last log point, (R, T_eval, S, hidden), of some of the evaluated tasks.
+def features(results: GridResults, task: int, eval_tasks: Sequence[int]) -> Array:
+    """Representations at the last log point of a task, (R, T_eval, S, hidden), of some of the evaluated tasks.
 
     They stay float32: the geometry tells rounding from variation by the type.
     """
@@ -225,28 +231,6 @@ def analyse(folder: str | Path, output: str | Path | None = None) -> list[Path]:
         picture.write_bytes(figures.picture(name, table, f"{results.config.algorithm}, {results.title}"))
         written += [path, picture]
     return written
-
-
-def summary(folders: Mapping[str, str | Path]) -> dict[str, Any]:
-    """Runs by name -> what is worth keeping of them as JSON: their settings, where they ran, and every table."""
-    kept = {}
-    for name, folder in folders.items():
-        results = GridResults(Path(folder))
-        tables = {key: function(folder) for key, function in ANALYSES.items()}
-        for table in tables.values():
-            for measure in table.values():
-                if isinstance(measure, dict):
-                    del measure["values"], measure["low"], measure["high"]
-        kept[name] = {
-            "algorithm": results.config.algorithm,
-            "data": results.title,
-            "standin": results.metadata["data"]["standin"],
-            "tasks_done": results.num_tasks,
-            "config": results.config.to_dict(),
-            "computed": results.metadata["computed"],
-            **{key: rounded(table) for key, table in tables.items()},
-        }
-    return kept
 
 
 def rounded(value: Any) -> Any:

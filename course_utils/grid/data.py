@@ -25,6 +25,7 @@ class ClassImages:
 
     train: uint8 (classes, train_images, 28, 28). test: uint8 (classes, test_images, 28, 28).
     names: of the classes. title: of the data set, saying so if it is a stand-in. folder: its results are kept under it.
+    source: where the images came from, see `datasets.Dataset`.
     """
 
     train: np.ndarray
@@ -32,7 +33,12 @@ class ClassImages:
     names: tuple[str, ...]
     title: str
     folder: str
-    standin: bool
+    source: str
+
+    @property
+    def standin(self) -> bool:
+        """Whether the course drew these images itself in place of real ones."""
+        return self.source == "standin"
 
     def check(self, config: GridConfig) -> None:
         """Raise GridError where the configuration asks for more than the data have."""
@@ -53,9 +59,10 @@ class ClassImages:
         return state.hexdigest()[:16]
 
 
-def load(config: GridConfig) -> ClassImages:
+def load(config: GridConfig, *, allow_standin: bool = True) -> ClassImages:
     """The images that a configuration asks for, through `course_utils.datasets`: `data` is a name or an npz file.
 
+    allow_standin: False raises `datasets.DataNotFound` where the real data cannot be had, instead of drawing some.
     Validation images count as training images: the grid chooses nothing by them. Raises GridError for images that are
     not 28x28 grey, and for classes with fewer images than `train_images` or `test_images`.
     """
@@ -64,7 +71,7 @@ def load(config: GridConfig) -> ClassImages:
     if config.data.endswith(".npz"):
         data = datasets.from_npz(Path(config.data))
     elif config.data in datasets.names():
-        data = datasets.load(config.data)
+        data = datasets.load(config.data, allow_standin=allow_standin)
     else:
         raise GridError(
             f"data={config.data!r} is not a data set; use one of {', '.join(datasets.names())}, or the path of an npz file"
@@ -81,8 +88,8 @@ def load(config: GridConfig) -> ClassImages:
         test=_per_class(data.test.x[:, 0], data.test.y, classes, config.test_images, "test_images", data.name),
         names=tuple(data.classes),
         title=data.title,
+        source=data.source,
         folder=Path(config.data).stem if config.data.endswith(".npz") else config.data,
-        standin=data.standin,
     )
 
 

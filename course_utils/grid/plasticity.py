@@ -67,6 +67,12 @@ def _shares(features: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
     return values, values / np.where(total > 0, total, 1.0), bad
 
 
+def spectrum(features: ArrayLike) -> Array:
+    """Singular values as shares of their sum, falling: `(..., min(S, H))`; zeros for a zero matrix."""
+    _, shares, bad = _shares(features)
+    return _mark(shares, bad[..., None])
+
+
 def effective_rank(features: ArrayLike) -> Array:
     """exp of the entropy of the singular values divided by their sum: how many directions carry the features.
 

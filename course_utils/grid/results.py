@@ -48,6 +48,11 @@ class GridResults:
         return task
 
     @property
+    def num_repeats(self) -> int:
+        """R."""
+        return self.config.num_repeats
+
+    @property
     def title(self) -> str:
         """Of the data set, saying so if it is a stand-in."""
         return self.metadata["data"]["title"]

@@ -68,7 +68,14 @@ LESSONS: tuple[Lesson, ...] = (
     Lesson("05_clip", "Images and language", "Does language help a vision model to remember?"),
     Lesson("06_iqa", "Image quality", "What if the target is a score, not a class?"),
     Lesson("07_compression", "Compression", "How small and fast can it get before it forgets?"),
-    Lesson("08_jax_grid", "Many repeats at once", "What do 32 repeats at once teach that one run cannot?"),
+    Lesson(
+        "08_jax_grid",
+        "Many repeats at once",
+        "What do 32 repeats at once teach that one run cannot?",
+        available=True,
+        minutes=180,
+        points=24,
+    ),
     Lesson("09_full_stack", "The full stack", "What would you deploy?"),
 )
 

@@ -41,7 +41,7 @@ def images(classes: int = 8, train: int = 12, test: int = 6, noise: float = 60, 
         return (patterns + noise * generator.standard_normal((classes, count, 28, 28))).clip(0, 255).astype(np.uint8)
 
     names = tuple(f"pattern {k}" for k in range(classes))
-    return ClassImages(draw(train), draw(test), names, "Patterns (made up)", "patterns", True)
+    return ClassImages(draw(train), draw(test), names, "Patterns (made up)", "patterns", "standin")
 
 
 def run(folder, changes=None, data=None):

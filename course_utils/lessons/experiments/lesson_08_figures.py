@@ -1,0 +1,286 @@
+"""Figures and tables that only lesson 08 shows: repeats as dots, curves with intervals, one moment of a long stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from course_utils import plots
+from course_utils.grid import transfer
+from course_utils.lessons import display, storage
+from course_utils.lessons.results import Results
+from course_utils.plots.style import GREY, numbered, one_axes, use_style
+
+Array = NDArray[np.float64]
+NAMES = {
+    "own": "accuracy on the current task (%)",
+    "past": "accuracy on earlier tasks (%)",
+    "dormant_fraction": "dormant units (%)",
+    "effective_rank": "effective rank",
+    "weight_rms": "RMS of the weights",
+    "task_drift": "RMS change of the weights in a task",
+    "capacity": "capacity (classes per feature)",
+    "radius": "radius (relative to the centre)",
+    "dimension": "dimension",
+    "centre_alignment": "alignment of the centres (|cosine|)",
+}
+
+
+def series(record: Mapping[str, Any], name: str) -> Array:
+    """A measure of a record, (bins, repeats)."""
+    return np.array(record["measures"][name], dtype=float)
+
+
+def bins(record: Mapping[str, Any]) -> list[str]:
+    """The tasks of each bin: "3" or "11 to 20"."""
+    ends = zip(record["first"], record["last"], strict=True)
+    return [f"{first}" if first == last else f"{first} to {last}" for first, last in ends]
+
+
+def middles(record: Mapping[str, Any]) -> Array:
+    """Where each bin stands on an axis of tasks."""
+    return (np.array(record["first"], dtype=float) + np.array(record["last"])) / 2
+
+
+def per_repeat(record: Mapping[str, Any], name: str, which: slice = slice(None)) -> Array:
+    """A measure averaged over (some) bins within each repeat, (R,); bins without a number are left out."""
+    return np.nanmean(series(record, name)[which], axis=0)
+
+
+# ---- one program, many repeats ---------------------------------------------------------------------------------------
+
+
+def draw_losses(losses: ArrayLike, title: str) -> Figure:
+    """Training loss of every repeat (R, steps), smoothed over ten steps, and their mean."""
+    curves = np.asarray(losses, dtype=float)
+    width = min(10, curves.shape[1])
+    smooth = np.array([np.convolve(curve, np.ones(width) / width, mode="valid") for curve in curves])
+    steps = np.arange(width, curves.shape[1] + 1)
+    figure, axes = one_axes(7, 3.4)
+    axes.plot(steps, smooth.T, color=plots.PALETTE[0], alpha=0.3, linewidth=0.9)
+    axes.plot(steps, smooth.mean(axis=0), color="black", linewidth=2.2, label=f"mean of {len(curves)} repeats")
+    axes.axhline(np.log(2), color=GREY, linestyle=":", label="guessing, log 2")
+    axes.set(xlabel="step", ylabel=f"training loss, mean of {width} steps", title=title)
+    axes.legend()
+    return figure
+
+
+def draw_repeats(groups: Mapping[str, ArrayLike], title: str, xlabel: str = "accuracy on the current task (%)") -> Figure:
+    """One dot for every repeat, lines between the same repeats, the mean with its 95 % interval.
+
+    groups: label -> shares (R,); the same repeats in every group.
+    """
+    figure, axes = one_axes(7, 1.1 + 0.75 * len(groups))
+    values = [100 * np.asarray(group, dtype=float) for group in groups.values()]
+    if len({len(group) for group in values}) == 1:
+        axes.plot(np.array(values), np.arange(len(values)), color=GREY, alpha=0.25, linewidth=0.8)
+    for row, group in enumerate(values):
+        axes.plot(group, np.full(len(group), row), "o", color=plots.PALETTE[row], alpha=0.6, markeredgewidth=0)
+        known = transfer.spread(group)
+        error = [[known["mean"] - known["low"]], [known["high"] - known["mean"]]]
+        if len(group) > 1:
+            axes.errorbar(known["mean"], row + 0.28, xerr=error, fmt="D", color="black", capsize=4, markersize=5)
+    axes.set_yticks(range(len(values)), list(groups))
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set(xlabel=xlabel, title=title)
+    return figure
+
+
+def timed_forms(forms: Mapping[str, Callable[..., Any]], repeats: Sequence[int] = (1, 4, 16)) -> dict[str, list[float]]:
+    """Milliseconds per repeat and step of training one convolution (16 to 32 features, 14x14 pixels, batch 32).
+
+    forms: name -> a function with the signature of `jax.lax.conv_general_dilated`. Every repeat has weights of its own
+    (vmap), the steps run in a `lax.scan`. Best of three, without the compilation; rows take turns.
+    """
+    found: dict[str, list[float]] = {name: [] for name in forms}
+    for count in repeats:
+        kernels = jax.random.normal(jax.random.key(0), (count, 3, 3, 16, 32))
+        images = jax.random.normal(jax.random.key(1), (count, 32, 14, 14, 16))
+        runs = {name: jax.jit(jax.vmap(_two_steps(form))).lower(kernels, images).compile() for name, form in forms.items()}
+        best = dict.fromkeys(forms, np.inf)
+        for _ in range(3):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(run(kernels, images))
+                best[name] = min(best[name], time.perf_counter() - start)
+        for name, seconds in best.items():
+            found[name].append(1e3 * seconds / count / 2)
+    return found
+
+
+def _two_steps(form: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def loss(kernel: Any, x: Any) -> Any:
+        out = form(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.mean(out**2)
+
+    def train(kernel: Any, x: Any) -> Any:
+        return jax.lax.scan(lambda k, _: (k - 0.1 * jax.grad(loss)(k, x), None), kernel, length=2)[0]
+
+    return train
+
+
+def show_forms(found: Mapping[str, Sequence[float]], repeats: Sequence[int]) -> None:
+    """The table of `timed_forms`: each form's time as a multiple of the last one's."""
+    last = list(found.values())[-1]
+    rows = [
+        [name, *(f"{value / own:.1f}" for value, own in zip(values, last, strict=True))] for name, values in found.items()
+    ]
+    caption = f"Time per repeat and step on this machine, in units of {list(found)[-1]}'s."
+    display.table(["", *(f"{count} repeats" for count in repeats)], rows, caption)
+
+
+def show_benchmark(repeats: int = 32) -> None:
+    """The recorded table of benchmarks/grid.py for one number of repeats: the whole network, a training step."""
+    folder = storage.results_folder()
+    path = folder / "benchmark_grid.json" if folder else None
+    if path is None or not path.is_file():
+        print("No recorded benchmark here: `python benchmarks/grid.py` makes it.")
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        [row["form"], f"{row['times_ours']:.1f}", f"{row['share_of_peak']:.0%}"]
+        for row in kept["rows"]
+        if row["repeats"] == repeats
+    ]
+    caption = f"{repeats} repeats, the network of this lesson, one training step. Recorded on {kept['machine']}."
+    display.table(["", "time, the grid = 1", "share of the peak"], rows, caption)
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def show_runs(results: Results, rows: Mapping[str, tuple[str, str, slice, float]], caption: str) -> None:
+    """One row per measure, one column per condition: mean over repeats and half its 95 % interval.
+
+    rows: heading -> (condition or "" for every one, measure, bins, factor).
+    """
+    table = []
+    for heading, (only, name, which, scale) in rows.items():
+        row = [heading]
+        for label in results.labels:
+            for records in results.sides.values():
+                record = records.get(label, {}).get(0)
+                there = record is not None and name in record["measures"] and only in ("", label)
+                row.append(plus_minus(scale * per_repeat(record, name, which)) if record and there else "-")
+        table.append(row)
+    header = ["", *(f"{label}\n{side}" for label in results.labels for side in results.sides)]
+    display.table(header, table, f"{caption} Mean over repeats ± half of its 95 % interval. {note(results)}")
+
+
+def plus_minus(values: Array) -> str:
+    """Mean over repeats ± half of its 95 % interval."""
+    known = transfer.spread(values)
+    digits = 1 if abs(known["mean"]) >= 1 else 3
+    half = "" if len(values) < 2 else f" ± {known['high'] - known['mean']:.{digits}f}"
+    return f"{known['mean']:.{digits}f}{half}"
+
+
+def note(results: Results) -> str:
+    """How many repeats each side has, and on what data."""
+    parts = []
+    for side, records in results.sides.items():
+        record = next(iter(records.values()))[0]
+        parts.append(f"{side.capitalize()}: {record['num_repeats']} repeats, {record['last'][-1]} tasks, {record['data']['title']}.")
+    return " ".join(parts)
+
+
+def draw_over_tasks(
+    results: Results, lines: Mapping[str, tuple[str, str]], title: str, ylabel: str, scale: float = 100
+) -> Figure:
+    """Measures over the stream: mean over repeats, with its 95 % interval as a band.
+
+    lines: legend -> (condition, measure). The expert's line is black, chance is dotted.
+    """
+    figure, axes = one_axes(7, 3.8)
+    for place, (legend, (label, name)) in enumerate(lines.items()):
+        record = results.records[label][0]
+        style = {"color": "black", "linestyle": "--", "marker": "*"} if name == "expert" else numbered(place)
+        _band(axes, middles(record), scale * series(record, name), {**style, "label": legend})
+    if scale == 100:
+        axes.axhline(50, color=GREY, linestyle=":", label="guessing")
+    axes.set(xlabel="task", ylabel=ylabel, title=title)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _band(axes: Axes, x: Array, values: Array, style: dict[str, Any]) -> None:
+    """values: (bins, repeats)."""
+    known = transfer.spread(values)
+    axes.plot(x, known["mean"], **style)
+    if values.shape[1] > 1:
+        axes.fill_between(x, known["low"], known["high"], color=style["color"], alpha=0.15, linewidth=0)
+
+
+def draw_measures(results: Results, names: Sequence[str], title: str, against: str = "") -> Figure:
+    """A panel for each measure, a line for each condition."""
+    use_style()
+    columns = 2 if len(names) < 5 else 3
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.9 * columns, 2.8 * rows + 0.5), layout="constrained")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        scale = 100 if "%" in NAMES[name] else 1
+        for place, label in enumerate(results.labels):
+            record = results.records[label][0]
+            _band(axes, middles(record), scale * series(record, name), {**numbered(place), "label": label})
+        if name == "own" and against:
+            record = results.records[against][0]
+            style = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
+            _band(axes, middles(record), 100 * series(record, "expert"), style)
+        axes.set(title=NAMES[name], xlabel="task")
+        axes.title.set_fontsize(10)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.suptitle(title)
+    return figure
+
+
+def draw_moment(results: Results, label: str, moment: int, against: str = "SL") -> Figure:
+    """One time in a long stream: accuracy so far, the spectrum, the two classes as clouds, their geometry.
+
+    moment: the bin. against: the condition with the expert.
+    """
+    record, first = results.records[label][0], results.records[against][0]
+    use_style()
+    figure = Figure(figsize=(8.4, 6.2), layout="constrained")
+    axes = figure.subplots(2, 2)
+    x = middles(record)
+    style = numbered(list(results.labels).index(label))
+    _band(axes[0, 0], x, 100 * series(record, "own"), {**style, "label": label})
+    expert = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
+    _band(axes[0, 0], x, 100 * series(first, "expert"), expert)
+    axes[0, 0].set(title="accuracy on the current task (%)", xlabel="task")
+    axes[0, 0].legend(fontsize=8)
+    spectrum = 100 * np.array(record["spectrum"], dtype=float)
+    numbers = np.arange(1, spectrum.shape[1] + 1)
+    axes[0, 1].plot(numbers, spectrum[0], color=GREY, linestyle=":", label=f"task {record['last'][0]}")
+    axes[0, 1].plot(numbers, spectrum[moment], **{**style, "marker": "."}, label=f"task {record['last'][moment]}")
+    axes[0, 1].set(title="spectrum of the representations", xlabel="singular value", ylabel="share of their sum (%)")
+    axes[0, 1].set_ylim(0, 1.1 * np.nanmax(spectrum))
+    axes[0, 1].legend(fontsize=8)
+    cloud, labels = np.array(record["cloud"][moment], dtype=float), np.array(record["labels"])
+    for value, marker in ((0, "o"), (1, "s")):
+        points = cloud[labels == value]
+        axes[1, 0].plot(points[:, 0], points[:, 1], marker, color=plots.PALETTE[value], label=f"class {'AB'[value]}")
+    axes[1, 0].set(title=f"one repeat, test images of task {record['last'][moment]}", xlabel="first component", ylabel="second component")
+    axes[1, 0].legend(fontsize=8)
+    for place, name in enumerate(("capacity", "radius", "dimension")):
+        values = series(record, name)
+        relative = values / np.nanmean(values[0])
+        _band(axes[1, 1], x, relative, {**numbered(place + 2), "label": name})
+    axes[1, 1].set(title="geometry, relative to the first tasks", xlabel="task")
+    axes[1, 1].legend(fontsize=8)
+    for panel in (axes[0, 0], axes[1, 1]):
+        panel.axvline(x[moment], color=GREY, linewidth=1)
+    figure.suptitle(f"{label}: task {bins(record)[moment]} of {record['last'][-1]}, {results.data_title}")
+    return figure
+
