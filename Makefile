@@ -12,7 +12,7 @@ EXPORTS := COURSE_OFFLINE=1
 
 lab: env ; $(BIN)/jupyter lab notebooks
 run: env ; $(EXPORTS) $(BIN)/course run --all
-test: env ; $(EXPORTS) $(BIN)/python -m pytest
+test: env ; $(EXPORTS) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 build: env ; $(BIN)/course build
 bench: env ; $(EXPORTS) $(BIN)/course bench
 lock: env ; $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra test --extra jax --extra compress pyproject.toml -o requirements.lock

@@ -1,7 +1,7 @@
 """What a step of the grid costs, side by side with the obvious ways, in one table from one run.
 
-    python benchmarks/grid.py                     # R = 1, 8, 32; about five minutes on 2 cores
-    python benchmarks/grid.py --repeats 32 --out results/grid_benchmark.json
+    python benchmarks/grid.py                     # R = 1, 8, 32; about three minutes on 2 cores
+    python benchmarks/grid.py --repeats 32 --out results/benchmark_grid.json
 
 Every row trains the same network (three 3x3 convolutions 16, 32, 64 with stride 2, dense 64, dense 2, batch 32, SGD) on
 the same images. Times are milliseconds per repeat and step, the median of several rounds in which all rows take turns;
@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -281,9 +282,16 @@ def table(all_repeats: list[int], rounds: int) -> dict[str, Any]:
     return kept
 
 
+def processor() -> str:
+    """The CPU's model, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def machine() -> str:
     device = jax.local_devices()[0]
-    name = device.device_kind if device.platform != "cpu" else platform.processor() or platform.machine()
+    name = device.device_kind if device.platform != "cpu" else processor()
     packages = ", ".join(f"{package} {version(package)}" for package in ("jax", "flax", "torch"))
     return f"{name}, {jax.local_device_count()} devices, {CORES} cores; Python {platform.python_version()}, {packages}"
 

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from course_utils.lessons.experiments import lesson_08 as lesson, lesson_08_figures as figures
+from course_utils.lessons.experiments import lesson_08_figures as figures
 
 # %% [markdown]
 # ## 1 · Many models, one function
@@ -158,6 +158,7 @@ hint("08.3")
 # %% tags=["exercise"]
 def train_task(step, params, x, y, order):
     """(final parameters, losses of all steps)."""
+
     ### BEGIN SOLUTION
     def body(params, rows):
         return step(params, x[rows], y[rows])
@@ -192,7 +193,9 @@ print(f"class pairs {pairs.shape}; images of task 1 {x.shape} (samples, repeats,
 # %%
 sheet = np.concatenate([np.concatenate(list(x[row, :14]), axis=1) for row in (0, 1, 80, 81)])
 plots.show(
-    plots.contact_sheet(np.repeat(sheet[..., None], 3, axis=2).astype(np.uint8), f"Task 1 of 14 repeats: {images.title}"),
+    plots.contact_sheet(
+        np.repeat(sheet[..., None], 3, axis=2).astype(np.uint8), f"Task 1 of 14 repeats: {images.title}"
+    ),
     alt="Small drawn symbols, 14 columns: in each column two images of one class above two images of another.",
 )
 
@@ -302,7 +305,9 @@ prediction = widgets.predict(
 # %%
 COUNTS = (1, 2) if PRESET == "smoke" else (1, 4, 16)
 times = figures.timed_forms({"lax.conv": jax.lax.conv_general_dilated}, COUNTS)["lax.conv"]
-prediction.compare(", ".join(f"{count} repeats: {value / times[0]:.1f} times" for count, value in zip(COUNTS, times)))
+prediction.compare(
+    ", ".join(f"{count} repeats: {value / times[0]:.1f} times" for count, value in zip(COUNTS, times, strict=True))
+)
 
 # %% [markdown]
 # Ask the program what became of the convolution:
@@ -379,7 +384,7 @@ figures.show_benchmark()
 # The rule is one pure function of one repeat; everything you wrote so far goes around it:
 
 # %%
-from course_utils.grid.rules import perturb, sl
+from course_utils.grid.rules import sl
 
 course.show(sl.gradient)
 
@@ -432,7 +437,9 @@ hint("08.7")
 own, expert = (figures.series(last, name) for name in ("own", "expert"))
 for count in (2, 4, 8, own.shape[1]):
     mean, low, high = (100 * value for value in paired_interval(own[:, :count], expert[:, :count]))
-    print(f"{count:2} repeats: SL - expert on the current task = {mean:5.2f} points, 95 % interval {low:6.2f} to {high:5.2f}")
+    print(
+        f"{count:2} repeats: SL - expert on the current task = {mean:5.2f} points, 95 % interval {low:6.2f} to {high:5.2f}"
+    )
 
 # %% [markdown] tags=["reflection"] points=2
 # **Reflection 1.** A paper compares two methods on one order of classes with one seed each, and reports 71.4 % against
@@ -517,7 +524,9 @@ hint("08.8")
 # %%
 choice = course.recorded("choice")
 if choice:
-    choice.table({"held-out images (%)": lambda record: 100 * record["validation"]}, caption="Other repeats, other images.")
+    choice.table(
+        {"held-out images (%)": lambda record: 100 * record["validation"]}, caption="Other repeats, other images."
+    )
 
 # %% tags=["widget"]
 tired = widgets.predict(
@@ -540,14 +549,21 @@ figures.show_runs(
     "A long stream: accuracy on the task just trained, mean of the first and of the last bin of tasks.",
 )
 late = recorded.records["SL"][0]
-tired.compare("{:+.1f} points, 95 % interval {:.1f} to {:.1f}".format(
-    *(100 * value for value in paired_interval(figures.series(late, "own")[-1:], figures.series(late, "expert")[-1:]))
-))
+tired.compare(
+    "{:+.1f} points, 95 % interval {:.1f} to {:.1f}".format(
+        *(
+            100 * value
+            for value in paired_interval(figures.series(late, "own")[-1:], figures.series(late, "expert")[-1:])
+        )
+    )
+)
 
 # %%
 lines = {label: (label, "own") for label in recorded.labels} | {"expert": ("SL", "expert")}
 plots.show(
-    figures.draw_over_tasks(recorded, lines, f"A long stream: {recorded.data_title}", "accuracy on the current task (%)"),
+    figures.draw_over_tasks(
+        recorded, lines, f"A long stream: {recorded.data_title}", "accuracy on the current task (%)"
+    ),
     alt="Accuracy on the task just trained, over a long stream, for every algorithm and the expert.",
 )
 

@@ -287,6 +287,14 @@ def test_the_three_ranks_differ_where_they_should():
     assert plasticity.srank_99(matrix, delta=0.001) == 3.0
 
 
+def test_the_spectrum_is_shares_of_the_singular_values():
+    matrices = np.stack([np.diag([6.0, 3.0, 1.0]), np.zeros((3, 3)), np.full((3, 3), np.nan)])
+    np.testing.assert_allclose(plasticity.spectrum(matrices), [[0.6, 0.3, 0.1], [0, 0, 0], [np.nan] * 3])
+    shares = plasticity.spectrum(np.random.default_rng(3).normal(size=(2, 9, 4)))
+    assert shares.shape == (2, 4) and (np.diff(shares) <= 0).all()
+    np.testing.assert_allclose(shares.sum(axis=-1), 1)
+
+
 def test_srank_counts_a_share_that_is_met_exactly():
     assert plasticity.srank_99(np.diag([99.0, 1.0])) == 1.0
     for size in range(2, 120):  # the sum of the shares is met up to rounding

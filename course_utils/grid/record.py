@@ -49,7 +49,9 @@ def digest(folder: str | Path, bins: int = 10, geometry_repeats: int = 8) -> dic
         if name != "task" and name not in LEFT_OUT
     }
     lasts = [end - 1 for _, end in edges]
-    geometry = analysis.geometry_analysis(folder, tasks=lasts, repeats=range(min(geometry_repeats, results.num_repeats)))
+    geometry = analysis.geometry_analysis(
+        folder, tasks=lasts, repeats=range(min(geometry_repeats, results.num_repeats))
+    )
     measures |= {name: known(table["values"]) for name, table in geometry.items() if name != "task"}
     features = [analysis.features(results, task, [task])[:, 0] for task in lasts]  # each (R, S, hidden)
     some = np.linspace(0, features[0].shape[1] - 1, min(CLOUD, features[0].shape[1])).astype(int)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from course_utils import grid
 from course_utils.grid.data import ClassImages
 
 DEVICES = 4
-grid.use_devices(DEVICES)  # before any test starts jax
+grid.use_devices(DEVICES)
+jax.devices()  # jax starts here, with four devices, while tests are collected: a lesson's test would give it one a core
 
 SMALL = {
     "data": "digits",  # a name only: the images come from `images`

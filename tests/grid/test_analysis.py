@@ -159,10 +159,3 @@ def test_without_representations_it_says_what_to_do(tmp_path):
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(grid.GridError, match=f"{tmp_path} holds no results: task_000 is missing"):
         grid.cl_analysis(tmp_path)
-
-
-def test_the_summary_is_small_and_json(finished):
-    kept = analysis.summary({"a": finished})
-    text = json.dumps(kept)
-    assert kept["a"]["config"]["num_tasks"] == 3 and kept["a"]["standin"] is True and len(text) < 20_000
-    assert kept["a"]["cl"]["own"]["mean"] == pytest.approx(analysis.cl_analysis(finished)["own"]["mean"], rel=1e-4)

@@ -24,7 +24,7 @@ from course_utils.lessons import codehash, storage
 from course_utils.lessons.experiment import Experiment
 
 # Learning rate and amount of shrink-and-perturb: the best of `choice` (see `chosen`, and the claims).
-RATE, AMOUNT = 0.1, 0.1
+RATE, AMOUNT = 0.1, 0.2
 RATES = (0.01, 0.03, 0.1, 0.3)
 AMOUNTS = (0.05, 0.1, 0.2, 0.4)
 OTHER_REPEATS = 1000  # number of the first repeat used for choosing: other pairs of classes, other weights

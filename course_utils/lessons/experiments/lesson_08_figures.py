@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from course_utils import plots
@@ -74,7 +75,9 @@ def draw_losses(losses: ArrayLike, title: str) -> Figure:
     return figure
 
 
-def draw_repeats(groups: Mapping[str, ArrayLike], title: str, xlabel: str = "accuracy on the current task (%)") -> Figure:
+def draw_repeats(
+    groups: Mapping[str, ArrayLike], title: str, xlabel: str = "accuracy on the current task (%)"
+) -> Figure:
     """One dot for every repeat, lines between the same repeats, the mean with its 95 % interval.
 
     groups: label -> shares (R,); the same repeats in every group.
@@ -105,7 +108,9 @@ def timed_forms(forms: Mapping[str, Callable[..., Any]], repeats: Sequence[int] 
     for count in repeats:
         kernels = jax.random.normal(jax.random.key(0), (count, 3, 3, 16, 32))
         images = jax.random.normal(jax.random.key(1), (count, 32, 14, 14, 16))
-        runs = {name: jax.jit(jax.vmap(_two_steps(form))).lower(kernels, images).compile() for name, form in forms.items()}
+        runs = {
+            name: jax.jit(jax.vmap(_two_steps(form))).lower(kernels, images).compile() for name, form in forms.items()
+        }
         best = dict.fromkeys(forms, np.inf)
         for _ in range(3):
             for name, run in runs.items():
@@ -132,7 +137,8 @@ def show_forms(found: Mapping[str, Sequence[float]], repeats: Sequence[int]) -> 
     """The table of `timed_forms`: each form's time as a multiple of the last one's."""
     last = list(found.values())[-1]
     rows = [
-        [name, *(f"{value / own:.1f}" for value, own in zip(values, last, strict=True))] for name, values in found.items()
+        [name, *(f"{value / own:.1f}" for value, own in zip(values, last, strict=True))]
+        for name, values in found.items()
     ]
     caption = f"Time per repeat and step on this machine, in units of {list(found)[-1]}'s."
     display.table(["", *(f"{count} repeats" for count in repeats)], rows, caption)
@@ -189,7 +195,9 @@ def note(results: Results) -> str:
     parts = []
     for side, records in results.sides.items():
         record = next(iter(records.values()))[0]
-        parts.append(f"{side.capitalize()}: {record['num_repeats']} repeats, {record['last'][-1]} tasks, {record['data']['title']}.")
+        parts.append(
+            f"{side.capitalize()}: {record['num_repeats']} repeats, {record['last'][-1]} tasks, {record['data']['title']}."
+        )
     return " ".join(parts)
 
 
@@ -207,6 +215,7 @@ def draw_over_tasks(
         _band(axes, middles(record), scale * series(record, name), {**style, "label": legend})
     if scale == 100:
         axes.axhline(50, color=GREY, linestyle=":", label="guessing")
+        _within(axes)
     axes.set(xlabel="task", ylabel=ylabel, title=title)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -218,6 +227,13 @@ def _band(axes: Axes, x: Array, values: Array, style: dict[str, Any]) -> None:
     axes.plot(x, known["mean"], **style)
     if values.shape[1] > 1:
         axes.fill_between(x, known["low"], known["high"], color=style["color"], alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _within(axes: Axes) -> None:
+    """An axis of per cent shows nothing beyond them: the interval of a few repeats may reach far outside."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 102))
 
 
 def draw_measures(results: Results, names: Sequence[str], title: str, against: str = "") -> Figure:
@@ -236,6 +252,8 @@ def draw_measures(results: Results, names: Sequence[str], title: str, against: s
             record = results.records[against][0]
             style = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
             _band(axes, middles(record), 100 * series(record, "expert"), style)
+        if scale == 100:
+            _within(axes)
         axes.set(title=NAMES[name], xlabel="task")
         axes.title.set_fontsize(10)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -258,6 +276,7 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
     _band(axes[0, 0], x, 100 * series(record, "own"), {**style, "label": label})
     expert = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
     _band(axes[0, 0], x, 100 * series(first, "expert"), expert)
+    _within(axes[0, 0])
     axes[0, 0].set(title="accuracy on the current task (%)", xlabel="task")
     axes[0, 0].legend(fontsize=8)
     spectrum = 100 * np.array(record["spectrum"], dtype=float)
@@ -271,7 +290,11 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
     for value, marker in ((0, "o"), (1, "s")):
         points = cloud[labels == value]
         axes[1, 0].plot(points[:, 0], points[:, 1], marker, color=plots.PALETTE[value], label=f"class {'AB'[value]}")
-    axes[1, 0].set(title=f"one repeat, test images of task {record['last'][moment]}", xlabel="first component", ylabel="second component")
+    axes[1, 0].set(
+        title=f"one repeat, test images of task {record['last'][moment]}",
+        xlabel="first component",
+        ylabel="second component",
+    )
     axes[1, 0].legend(fontsize=8)
     for place, name in enumerate(("capacity", "radius", "dimension")):
         values = series(record, name)
@@ -283,4 +306,3 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
         panel.axvline(x[moment], color=GREY, linewidth=1)
     figure.suptitle(f"{label}: task {bins(record)[moment]} of {record['last'][-1]}, {results.data_title}")
     return figure
-
