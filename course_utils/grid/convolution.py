@@ -5,7 +5,7 @@ on a CPU, nor for any convolution inside a `lax.scan`. A convolution is also a m
 them in rows, multiply by the kernel. Vmapped, that is a batched matrix product, which every device does well.
 
 `patches` has the signature of `jax.lax.conv_general_dilated`, so `flax.nnx.Conv(conv_general_dilated=patches)` takes it
-without a change to its parameters. Built in lesson 08, exercise 8.4.
+without a change to its parameters. Built in lesson 08, exercise 08.6.
 """
 
 from __future__ import annotations

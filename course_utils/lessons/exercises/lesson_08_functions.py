@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,30 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
+from course_utils.lessons.exercises.lesson_08_tracing import counted, in_short, structure, unrolled
 
 Answer = Callable[..., Any]
-
-
-def counted(function: Answer) -> tuple[Answer, list[int]]:
-    """`function`, and a list whose one entry counts how often Python has called it."""
-    calls = [0]
-
-    def counting(*arguments: Any) -> Any:
-        calls[0] += 1
-        return function(*arguments)
-
-    return counting, calls
-
-
-def compiled(answer: Answer, *arguments: Any, what: str) -> Any:
-    """The answer's result under `jax.jit`, with a short diagnosis where it cannot be compiled."""
-    try:
-        return jax.jit(answer)(*arguments)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.UnexpectedTracerError):
-        raise Wrong(
-            f"{what} cannot be compiled: somewhere it needs the *value* of an array. Under `jax.jit` there are only shapes. "
-            "Leave out `float()`, `int()`, `if` on an array and NumPy functions (`np.`); `jnp.` and `jax.` are fine."
-        ) from None
 
 
 # ---- 08.1 ------------------------------------------------------------------------------------------------------------
@@ -55,6 +36,17 @@ def line(params: Any, x: Any) -> Any:
 SLOPES, OFFSETS, INPUTS = [1.0, 2.0, 3.0], [0.0, 5.0, 10.0], [1.0, 10.0, 100.0]
 
 
+def one_line(params: Any, x: Any) -> Any:
+    """`line`, which refuses the parameters of several models."""
+    if jnp.ndim(params["slope"]) > 0:
+        raise Wrong(
+            f"`predict` has met the parameters of all models at once, of shape {jnp.shape(params['slope'])}. It is written for "
+            "one model, and a network could not take that. `jax.vmap` hands it one model."
+        )
+    return line(params, x)
+
+
+@in_short
 def _same_inputs(answer: Answer) -> None:
     params = {"slope": jnp.array(SLOPES), "offset": jnp.array(OFFSETS)}
     x = jnp.array(INPUTS)
@@ -74,17 +66,20 @@ def _same_inputs(answer: Answer) -> None:
     close(actual, expected, "Three lines on three inputs: row r holds model r's outputs.")
 
 
+@in_short
 def _called_once(answer: Answer) -> None:
+    def given(models: int) -> tuple[Any, Any]:
+        return {"slope": jnp.arange(float(models)), "offset": jnp.zeros(models)}, jnp.array([1.0, 2.0])
+
     for models in (2, 50):
-        function, calls = counted(line)
-        params = {"slope": jnp.arange(float(models)), "offset": jnp.zeros(models)}
-        result = to_array(answer(function, params, jnp.array([1.0, 2.0])))
+        function, calls = counted(one_line)
+        result = answer(function, *given(models))
         close(result, np.outer(np.arange(models), [1, 2]), "The number of models and of inputs may differ.")
-        if calls[0] > 2:
-            raise Wrong(
-                f"With {models} models `predict` was called {calls[0]} times: that is a loop in Python. `jax.vmap` calls it once, "
-                "with tracers in place of numbers, and computes all models together."
-            )
+    if calls[0] > 2 or unrolled(functools.partial(answer, one_line), given, "mul"):
+        raise Wrong(
+            "With 50 models `predict` runs 50 times, one after the other: that is a loop in Python. `jax.vmap` calls it once, "
+            "with tracers in place of numbers, and computes all models together."
+        )
 
 
 # ---- 08.2 ------------------------------------------------------------------------------------------------------------
@@ -124,14 +119,21 @@ def pair(result: Any) -> np.ndarray:
         raise Wrong("your function returns nothing: is there a `return`?")
     if isinstance(result, tuple):
         raise Wrong(f"Return the new parameters alone; your function returned a tuple of {len(result)}.")
-    if jax.tree.structure(result) != jax.tree.structure(_start()):
+    if structure(result) != structure(_start()):
         raise Wrong(
             "The new parameters have another structure than the old ones. `jax.tree.map(function, params, gradient)` keeps it: "
             "it calls the function for every array of the tree."
         )
-    return np.array([to_array(leaf).item() for leaf in jax.tree.leaves(result)])
+    leaves = [to_array(leaf) for leaf in jax.tree.leaves(result)]
+    if any(leaf.size != 1 for leaf in leaves):
+        raise Wrong(
+            f"A parameter that was one number has come back with shape {next(leaf.shape for leaf in leaves if leaf.size != 1)}. "
+            "The gradient is that of the loss of the whole batch, of the shape of the parameters."
+        )
+    return np.array([leaf.item() for leaf in leaves])
 
 
+@in_short
 def _downhill(answer: Answer) -> None:
     start, gradient = _by_hand()
     actual = pair(answer(_squares, _start(), jnp.array(X), jnp.array(Y), LR))
@@ -157,6 +159,7 @@ def _downhill(answer: Answer) -> None:
     close(actual, start - LR * gradient, "Expected parameters minus learning rate times gradient.")
 
 
+@in_short
 def _pure(answer: Answer) -> None:
     params = _start()
     first, second = params["first"], params["second"]
@@ -170,13 +173,14 @@ def _pure(answer: Answer) -> None:
         )
 
 
+@in_short
 def _compiles(answer: Answer) -> None:
     start, gradient = _by_hand()
 
     def step(params: Any, lr: Any) -> Any:
         return answer(_squares, params, jnp.array(X), jnp.array(Y), lr)
 
-    result = compiled(step, _start(), 0.5, what="Your step")
+    result = jax.jit(step)(_start(), 0.5)
     close(pair(result), start - 0.5 * gradient, "Compiled, with learning rate 0.5.")
 
 
@@ -192,23 +196,24 @@ def repeat_keys(seed: int, first: int, count: int) -> Any:
 
 
 def key_numbers(keys: Any, count: int) -> np.ndarray:
-    """The bits of keys, `(count, words)`, of new-style keys, old-style ones or a list of either."""
+    """The bits of keys, `(count, words)`, of an array of new-style keys or of old-style ones."""
     if keys is None:
         raise Wrong("your function returns nothing: is there a `return`?")
-    if isinstance(keys, (list, tuple)):
-        keys = jnp.stack(list(keys))
-    if not isinstance(keys, jax.Array):
+    if not isinstance(keys, (jax.Array, np.ndarray)):
         raise Wrong(
-            f"Expected an array of keys; your function returned a {type(keys).__name__}. Keys come from `jax.random`."
+            f"Expected an array of keys; your function returned a {type(keys).__name__}. Keys come from `jax.random`, and "
+            "`jnp.stack` makes one array of a list of them."
         )
     bits = jax.random.key_data(keys) if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys
     if bits.dtype != jnp.uint32 or bits.ndim != 2 or len(bits) != count:
         raise Wrong(
-            f"Expected {count} keys, one for each repeat; got an array of shape {keys.shape} and type {keys.dtype}."
+            f"Expected one key for each repeat, {count} in all; got an array of shape {keys.shape} and type {keys.dtype}. Keys "
+            "come from `jax.random`."
         )
     return np.asarray(bits)
 
 
+@in_short
 def _different(answer: Answer) -> None:
     keys = key_numbers(answer(0, 0, 6), 6)
     if (keys != key_numbers(answer(0, 0, 6), 6)).any():
@@ -220,11 +225,14 @@ def _different(answer: Answer) -> None:
         raise Wrong(f"Six repeats got only {distinct} different keys.")
 
 
+@in_short
 def _slices(answer: Answer) -> None:
     whole = key_numbers(answer(7, 0, 6), 6)
     front, back = key_numbers(answer(7, 0, 2), 2), key_numbers(answer(7, 2, 4), 4)
     if (back[:2] == front).all():
-        raise Wrong("Repeats 2 and 3 got the keys of repeats 0 and 1: `first` is not used, and both machines run the same.")
+        raise Wrong(
+            "Repeats 2 and 3 got the keys of repeats 0 and 1: `first` is not used, and both machines run the same."
+        )
     if not (front == whole[:2]).all() or not (back == whole[2:]).all():
         raise Wrong(
             "Repeats 2 to 5 get other keys when they are asked for alone than among all six: the numbers would depend on how "
@@ -232,15 +240,20 @@ def _slices(answer: Answer) -> None:
         )
 
 
+@in_short
 def _seeds(answer: Answer) -> None:
     table = {(seed, r): tuple(key_numbers(answer(seed, r, 1), 1)[0]) for seed in range(4) for r in range(4)}
     if len({table[seed, 0] for seed in range(4)}) == 1:
         raise Wrong("Every seed gives the same keys: `seed` is not used.")
-    if len(set(table.values())) < len(table):
-        raise Wrong(
-            "Repeat 1 of seed 0 is the same run as repeat 0 of seed 1: the two numbers are added. Three seeds would share most "
-            "of their runs. `jax.random.fold_in(key, number)` mixes a number into a key instead."
-        )
+    for (seed, r), (other, s) in itertools.combinations(table, 2):
+        if table[seed, r] == table[other, s]:
+            same = f"Repeat {r} of seed {seed} is the same run as repeat {s} of seed {other}."
+            if seed == other:
+                raise Wrong(same)
+            raise Wrong(
+                f"{same} You make one number of two, as by adding them, and seeds share runs. `jax.random.fold_in(key, number)` "
+                "mixes a number into a key instead."
+            )
 
 
 EXERCISES = [

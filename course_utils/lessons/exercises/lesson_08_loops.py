@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
-from course_utils.lessons.exercises.lesson_08_functions import compiled, counted
+from course_utils.lessons.exercises.lesson_08_tracing import LEAKED, NEEDS_VALUES, counted, in_short, unrolled
 
 Answer = Callable[..., Any]
 
@@ -54,8 +55,13 @@ def two(result: Any) -> tuple[Any, Any]:
     """A student's (params, losses). Raises Wrong for anything else."""
     if result is None:
         raise Wrong("your function returns nothing: is there a `return`?")
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise Wrong(f"Return two things, the final parameters and the losses; got {type(result).__name__}.")
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        got = "one array" if isinstance(result, jax.Array) else f"a {type(result).__name__}"
+        if isinstance(result, (tuple, list)):
+            got = f"{len(result)} things"
+        raise Wrong(f"Return two things, the final parameters and the losses; your function returned {got}.")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(result)):
+        raise Wrong(LEAKED)
     params, losses = result
     if isinstance(losses, dict) and not isinstance(params, dict):
         raise Wrong("The two results are exchanged: first the final parameters, then the losses.")
@@ -64,6 +70,7 @@ def two(result: Any) -> tuple[Any, Any]:
     return params["w"], losses
 
 
+@in_short
 def _like_the_loop(answer: Answer) -> None:
     x, y, order = _toy_data()
     final, losses = toy_loop(x, y, order)
@@ -72,7 +79,9 @@ def _like_the_loop(answer: Answer) -> None:
     if to_array(weight).shape == (len(order),):
         raise Wrong("The first result holds the parameters of every step. The last ones alone are asked for.")
     if to_array(found).shape == ():
-        raise Wrong("There is one loss; expected one for every step. What the loop's function returns second is stacked.")
+        raise Wrong(
+            "There is one loss; expected one for every step. What the loop's function returns second is stacked."
+        )
     actual = np.append(to_array(found), to_array(weight))
     first_rows = np.tile(np.arange(2), (len(order), 1))
     diagnose(
@@ -81,7 +90,9 @@ def _like_the_loop(answer: Answer) -> None:
             "The parameters are not carried on: every step starts from the first ones.": np.append(
                 toy_loop(x, y, order, carry=False)[1], toy_loop(x, y, order, carry=False)[0]
             ),
-            "The final parameters are those that came in: return what the loop carried to its end.": np.append(losses, 0.0),
+            "The final parameters are those that came in: return what the loop carried to its end.": np.append(
+                losses, 0.0
+            ),
             "Every step has met the same first rows: `order` says which rows make a batch, one line for each step.": np.append(
                 toy_loop(x, y, first_rows)[1], toy_loop(x, y, first_rows)[0]
             ),
@@ -92,26 +103,33 @@ def _like_the_loop(answer: Answer) -> None:
         },
         expected=np.append(losses, final),
     )
-    close(actual, np.append(losses, final), "Four steps: the losses, then the final weight, differ from those of a loop.")
+    close(
+        actual, np.append(losses, final), "Four steps: the losses, then the final weight, differ from those of a loop."
+    )
 
 
+@in_short
 def _traced_once(answer: Answer) -> None:
     x, y, _ = _toy_data()
+
+    def given(steps: int) -> tuple[Any, ...]:
+        return {"w": jnp.array(0.0)}, jnp.array(x), jnp.array(y), jnp.zeros((steps, 2), jnp.int32)
+
     calls = {}
     for steps in (4, 40):
         function, count = counted(toy_step)
-        order = jnp.zeros((steps, 2), jnp.int32)
-        _, losses = two(answer(function, {"w": jnp.array(0.0)}, jnp.array(x), jnp.array(y), order))
+        _, losses = two(answer(function, *given(steps)))
         if to_array(losses).shape != (steps,):
             raise Wrong(f"{steps} steps gave losses of shape {to_array(losses).shape}; expected ({steps},).")
         calls[steps] = count[0]
-    if calls[40] > calls[4]:
+    if calls[40] > calls[4] or unrolled(functools.partial(answer, toy_step), given, "abs"):
         raise Wrong(
-            f"`step` was called {calls[40]} times for 40 steps: a loop in Python. Compiled, it would be unrolled into 40 copies of "
-            "the step. `jax.lax.scan` traces it once, however long the loop is."
+            "The 40 steps are a loop in Python. Compiled, it would be unrolled into 40 copies of the step. `jax.lax.scan` traces "
+            "it once, however long the loop is."
         )
 
 
+@in_short
 def _compiles(answer: Answer) -> None:
     x, y, order = _toy_data()
     final, losses = toy_loop(x, y, order, start=3.0)
@@ -119,7 +137,7 @@ def _compiles(answer: Answer) -> None:
     def whole(start: Any, rows: Any) -> Any:
         return answer(toy_step, {"w": start}, jnp.array(x), jnp.array(y), rows)
 
-    weight, found = two(compiled(whole, jnp.array(3.0), jnp.array(order), what="Your loop"))
+    weight, found = two(jax.jit(whole)(jnp.array(3.0), jnp.array(order)))
     close(np.append(to_array(found), to_array(weight)), np.append(losses, final), "Compiled, starting from 3.")
 
 
@@ -154,6 +172,7 @@ def _rows(start: np.ndarray, x: np.ndarray, y: np.ndarray, order: np.ndarray) ->
     return np.array([np.append(losses, final) for final, losses in loops])
 
 
+@in_short
 def _each_its_own(answer: Answer) -> None:
     start, x, y, order = _grid_data()
     weight, losses = two(answer(_toy_train, {"w": jnp.array(start)}, jnp.array(x), jnp.array(y), jnp.array(order)))
@@ -168,7 +187,9 @@ def _each_its_own(answer: Answer) -> None:
     diagnose(
         actual,
         {
-            "You map over axis 0 of x and y. Here samples come first: the repeats are axis 1.": _rows(start, x, y, order),
+            "You map over axis 0 of x and y. Here samples come first: the repeats are axis 1.": _rows(
+                start, x, y, order
+            ),
             "You map over axis 0 of x. Samples come first: the repeats are axis 1 of x, as they are of y.": _rows(
                 start, x, y.T, order
             ),
@@ -181,6 +202,9 @@ def _each_its_own(answer: Answer) -> None:
             "All repeats have used the rows of one: `order` has a first axis for the repeats.": _rows(
                 start, x.T, y.T, np.stack([order[0]] * 4)
             ),
+            "Every repeat has walked through the rows of all: you do not map over `order`. Its first axis is that of the repeats.": _rows(
+                start, x.T, y.T, np.stack([order.reshape(4, 8)] * 4)
+            ),
             "The losses have the steps in front. Repeats belong there: leave `out_axes` alone.": crossed,
         },
         expected=expected,
@@ -188,17 +212,26 @@ def _each_its_own(answer: Answer) -> None:
     close(actual, expected, "Four repeats at once differ from the same four one after the other.")
 
 
+@in_short
 def _one_call(answer: Answer) -> None:
+    def given(repeats: int) -> tuple[Any, ...]:
+        x, order = jnp.ones((3, repeats)), jnp.zeros((repeats, 5, 2), jnp.int32)
+        return {"w": jnp.zeros(repeats)}, x, x, order
+
     calls = {}
     for repeats in (2, 20):
         function, count = counted(_toy_train)
-        x, order = jnp.ones((3, repeats)), jnp.zeros((repeats, 5, 2), jnp.int32)
-        answer(function, {"w": jnp.zeros(repeats)}, x, x, order)
+        answer(function, *given(repeats))
         calls[repeats] = count[0]
-    if calls[20] > calls[2]:
-        raise Wrong(
-            f"`train` was called {calls[20]} times for 20 repeats: a loop in Python. `jax.vmap` makes one program for all."
-        )
+    whole = functools.partial(answer, _toy_train)
+    if calls[20] > calls[2] or unrolled(whole, given, "scan"):
+        raise Wrong("The 20 repeats are a loop in Python. `jax.vmap` makes one program for all.")
+    try:
+        program = jax.make_jaxpr(whole)(*given(2))
+    except NEEDS_VALUES:  # NumPy in front of the compiled call is allowed, and hides the program
+        return
+    if any(equation.primitive.name == "scan" for equation in program.eqns):
+        raise Wrong("`train` runs for all repeats, but it is not compiled. Put `jax.jit` around the mapped function.")
 
 
 EXERCISES = [
