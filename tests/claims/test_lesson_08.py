@@ -59,9 +59,7 @@ def test_the_settings_are_those_that_the_recorded_choice_gives(full):
 
 def test_the_choice_sees_no_test_image_and_no_repeat_of_the_results():
     configs = lesson.EXPERIMENTS["choice"].configurations("full")
-    used = [
-        config for name in ("short", "long") for config in lesson.EXPERIMENTS[name].configurations("full").values()
-    ]
+    used = [config for name in ("short", "long") for config in lesson.EXPERIMENTS[name].configurations("full").values()]
     reported = max(config.get("first_repeat", 0) + config["num_repeats"] for config in used)
     assert all(config["first_repeat"] >= reported for config in configs.values())
     images = lesson.load("glyphs", 80)
@@ -81,6 +79,17 @@ def test_claim_a_the_ratios_of_the_recorded_benchmark():
     assert times["lax.conv, a loop over one model"] > 1.5
     ours = next(row for row in kept["rows"] if row["repeats"] == 32 and row["times_ours"] == 1)
     assert ours["share_of_peak"] > 1 / 3
+
+
+def test_claim_b_repeats_of_one_learner_lie_far_apart_because_of_their_classes(full):
+    short = full["short"]
+    first, expert = (measure(short, "SL", name, FIRST) for name in ("own", "expert"))
+    assert len(first) == 32 and np.ptp(first) > 0.2
+    assert np.ptp(measure(short, "SL", "own")) > 0.05
+    both = (np.array(short.records["SL"][0]["measures"][name], dtype=float) for name in ("own", "expert"))
+    assert min(np.corrcoef(own, other)[0, 1] for own, other in zip(*both, strict=True)) > 0.5
+    assert np.corrcoef(first, expert)[0, 1] > 0.5
+    assert np.abs(interval(measure(short, "SL", "own") - measure(short, "SL", "expert"))).max() < 0.01
 
 
 def test_claim_d_plain_learning_loses_plasticity_and_shrink_and_perturb_keeps_it(full):
@@ -113,6 +122,9 @@ def test_claim_e_units_die_ranks_fall_weights_grow_and_shrink_and_perturb_stops_
     assert measure(long, name, "dormant_fraction", LAST).max() < 0.01
     assert measure(long, name, "weight_rms", LAST).max() < size[0].min()
     assert interval(measure(long, name, "effective_rank", FIRST) - rank[0])[1] < 0
+    assert interval(measure(full["short"], "SL", "dormant_fraction", LATE))[0] > 1 / 3
+    level = measure(full["short"], "SL", "own", LATE) - measure(full["short"], "SL", "expert", LATE)
+    assert np.abs(interval(level)).max() < 0.02
 
 
 def test_claim_f_capacity_rises_while_accuracy_falls(full):
