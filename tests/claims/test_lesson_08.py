@@ -92,6 +92,23 @@ def test_claim_b_repeats_of_one_learner_lie_far_apart_because_of_their_classes(f
     assert np.abs(interval(measure(short, "SL", "own") - measure(short, "SL", "expert"))).max() < 0.01
 
 
+def test_claim_c_replay_remembers_a_little_for_sure_and_costs_more_on_the_current_task(full):
+    short = full["short"]
+    past = {label: measure(short, label, "past", LAST) for label in short.labels}
+    assert 0.48 < interval(past["SL"])[0] and interval(past["SL"])[1] < 0.52
+    low, high = interval(past["SL + replay"] - past["SL"])
+    assert low > 0.01 and high < 0.05
+    cost = measure(short, "SL", "own") - measure(short, "SL + replay", "own")
+    assert interval(cost)[0] > 0.05
+    assert measure(short, "SL + replay", "train_accuracy", LAST).min() > 0.98
+    # the model answer of reflection 2
+    assert interval(measure(short, "SL + replay", "dormant_fraction", LAST))[1] < 0.05
+    rank = [measure(short, "SL + replay", "effective_rank", place) for place in (FIRST, LAST)]
+    assert interval(rank[1] - rank[0])[0] > 0
+    for label in ("SL", "SL + shrink and perturb"):  # nothing is left to lose
+        assert np.abs(np.array(interval(measure(full["long"], label, "past", LAST))) - 0.5).max() < 0.02
+
+
 def test_claim_d_plain_learning_loses_plasticity_and_shrink_and_perturb_keeps_it(full):
     long = full["long"]
     expert = {place: measure(long, "SL", "expert", place) for place in (FIRST, LATE)}
@@ -139,5 +156,7 @@ def test_claim_f_capacity_rises_while_accuracy_falls(full):
 def test_the_quick_preset_shows_forgetting_and_what_replay_does(quick):
     past = {label: measure(quick, label, "past", LAST) for label in quick.labels}
     assert past["SL"].mean() < 0.65 and measure(quick, "SL", "own", LAST).mean() > 0.85
-    assert interval(past["SL + replay"] - past["SL"])[0] > 0.05
+    gain = past["SL + replay"] - past["SL"]
+    price = measure(quick, "SL", "own", LAST) - measure(quick, "SL + replay", "own", LAST)
+    assert interval(gain)[0] > 0.05 and interval(gain - price)[0] > 0
     assert quick.records["SL"][0]["data"]["source"] == "standin"

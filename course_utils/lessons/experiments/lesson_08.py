@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_images": 80, "subsamples": 20, "long_tasks": 4, "long_repeats": 2,
     },
     "quick": {
-        "data": "glyphs", "num_tasks": 5, "num_repeats": 32, "steps_per_task": 60, "log_frequency": 30,
+        "data": "glyphs", "num_tasks": 4, "num_repeats": 32, "steps_per_task": 50, "log_frequency": 25,
         "train_images": 80, "subsamples": 50, "long_tasks": 20, "long_repeats": 4,
     },
     "full": {

@@ -66,8 +66,8 @@ def draw_losses(losses: ArrayLike, title: str) -> Figure:
     width = min(10, curves.shape[1])
     smooth = np.array([np.convolve(curve, np.ones(width) / width, mode="valid") for curve in curves])
     steps = np.arange(width, curves.shape[1] + 1)
-    figure, axes = one_axes(7, 3.4)
-    axes.plot(steps, smooth.T, color=plots.PALETTE[0], alpha=0.3, linewidth=0.9)
+    figure, axes = one_axes(6, 3)
+    axes.plot(steps, smooth.T, color="#9CC9E5", linewidth=0.7)
     axes.plot(steps, smooth.mean(axis=0), color="black", linewidth=2.2, label=f"mean of {len(curves)} repeats")
     axes.axhline(np.log(2), color=GREY, linestyle=":", label="guessing, log 2")
     axes.set(xlabel="step", ylabel=f"training loss, mean of {width} steps", title=title)
@@ -78,14 +78,14 @@ def draw_losses(losses: ArrayLike, title: str) -> Figure:
 def draw_repeats(
     groups: Mapping[str, ArrayLike], title: str, xlabel: str = "accuracy on the current task (%)"
 ) -> Figure:
-    """One dot for every repeat, lines between the same repeats, the mean with its 95 % interval.
+    """One dot for every repeat, the mean with its 95 % interval; lines join the repeats of rows 1 and 2, 3 and 4.
 
     groups: label -> shares (R,); the same repeats in every group.
     """
-    figure, axes = one_axes(7, 1.1 + 0.75 * len(groups))
+    figure, axes = one_axes(6.4, 1 + 0.6 * len(groups))
     values = [100 * np.asarray(group, dtype=float) for group in groups.values()]
-    if len({len(group) for group in values}) == 1:
-        axes.plot(np.array(values), np.arange(len(values)), color=GREY, alpha=0.25, linewidth=0.8)
+    for row in range(0, len(values) - 1, 2):
+        axes.plot(np.array(values[row : row + 2]), [row, row + 1], color="#CFCFCF", linewidth=0.7, zorder=1)
     for row, group in enumerate(values):
         axes.plot(group, np.full(len(group), row), "o", color=plots.PALETTE[row], alpha=0.6, markeredgewidth=0)
         known = transfer.spread(group)
@@ -140,8 +140,8 @@ def show_forms(found: Mapping[str, Sequence[float]], repeats: Sequence[int]) -> 
         [name, *(f"{value / own:.1f}" for value, own in zip(values, last, strict=True))]
         for name, values in found.items()
     ]
-    caption = f"Time per repeat and step on this machine, in units of {list(found)[-1]}'s."
-    display.table(["", *(f"{count} repeats" for count in repeats)], rows, caption)
+    caption = f"Time per repeat and step on this machine; {list(found)[-1]} = 1."
+    display.table(["", *(f"repeats: {count}" for count in repeats)], rows, caption)
 
 
 def show_benchmark(repeats: int = 32) -> None:
@@ -204,15 +204,15 @@ def note(results: Results) -> str:
 def draw_over_tasks(
     results: Results, lines: Mapping[str, tuple[str, str]], title: str, ylabel: str, scale: float = 100
 ) -> Figure:
-    """Measures over the stream: mean over repeats, with its 95 % interval as a band.
+    """Measures over the stream: mean over repeats, with bars of its 95 % interval.
 
     lines: legend -> (condition, measure). The expert's line is black, chance is dotted.
     """
-    figure, axes = one_axes(7, 3.8)
+    figure, axes = one_axes(7, 3.3)
     for place, (legend, (label, name)) in enumerate(lines.items()):
         record = results.records[label][0]
         style = {"color": "black", "linestyle": "--", "marker": "*"} if name == "expert" else numbered(place)
-        _band(axes, middles(record), scale * series(record, name), {**style, "label": legend})
+        _line(axes, middles(record), scale * series(record, name), {**style, "label": legend}, place)
     if scale == 100:
         axes.axhline(50, color=GREY, linestyle=":", label="guessing")
         _within(axes)
@@ -221,12 +221,14 @@ def draw_over_tasks(
     return figure
 
 
-def _band(axes: Axes, x: Array, values: Array, style: dict[str, Any]) -> None:
-    """values: (bins, repeats)."""
+def _line(axes: Axes, x: Array, values: Array, style: dict[str, Any], place: int = 0) -> None:
+    """The mean of values (bins, repeats) as a line, its 95 % intervals as bars; `place` keeps the bars of lines apart."""
     known = transfer.spread(values)
-    axes.plot(x, known["mean"], **style)
+    apart = 0.06 * (place - 1) * (x[1] - x[0] if len(x) > 1 else 1)
+    axes.plot(x + apart, known["mean"], **style)
     if values.shape[1] > 1:
-        axes.fill_between(x, known["low"], known["high"], color=style["color"], alpha=0.15, linewidth=0)
+        half = known["mean"] - known["low"]
+        axes.errorbar(x + apart, known["mean"], yerr=half, fmt="none", ecolor=style["color"], elinewidth=0.9, capsize=2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -241,21 +243,21 @@ def draw_measures(results: Results, names: Sequence[str], title: str, against: s
     use_style()
     columns = 2 if len(names) < 5 else 3
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.9 * columns, 2.8 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.1 * columns, 2.3 * rows + 0.6), layout="constrained")
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
         scale = 100 if "%" in NAMES[name] else 1
         for place, label in enumerate(results.labels):
             record = results.records[label][0]
-            _band(axes, middles(record), scale * series(record, name), {**numbered(place), "label": label})
+            _line(axes, middles(record), scale * series(record, name), {**numbered(place), "label": label}, place)
         if name == "own" and against:
             record = results.records[against][0]
             style = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
-            _band(axes, middles(record), 100 * series(record, "expert"), style)
+            _line(axes, middles(record), 100 * series(record, "expert"), style, -1)
         if scale == 100:
             _within(axes)
         axes.set(title=NAMES[name], xlabel="task")
-        axes.title.set_fontsize(10)
+        axes.title.set_fontsize(9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle(title)
@@ -269,13 +271,13 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
     """
     record, first = results.records[label][0], results.records[against][0]
     use_style()
-    figure = Figure(figsize=(8.4, 6.2), layout="constrained")
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     axes = figure.subplots(2, 2)
     x = middles(record)
     style = numbered(list(results.labels).index(label))
-    _band(axes[0, 0], x, 100 * series(record, "own"), {**style, "label": label})
+    _line(axes[0, 0], x, 100 * series(record, "own"), {**style, "label": label})
     expert = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
-    _band(axes[0, 0], x, 100 * series(first, "expert"), expert)
+    _line(axes[0, 0], x, 100 * series(first, "expert"), expert, 2)
     _within(axes[0, 0])
     axes[0, 0].set(title="accuracy on the current task (%)", xlabel="task")
     axes[0, 0].legend(fontsize=8)
@@ -299,7 +301,7 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
     for place, name in enumerate(("capacity", "radius", "dimension")):
         values = series(record, name)
         relative = values / np.nanmean(values[0])
-        _band(axes[1, 1], x, relative, {**numbered(place + 2), "label": name})
+        _line(axes[1, 1], x, relative, {**numbered(place + 2), "label": name}, place)
     axes[1, 1].set(title="geometry, relative to the first tasks", xlabel="task")
     axes[1, 1].legend(fontsize=8)
     for panel in (axes[0, 0], axes[1, 1]):
