@@ -164,7 +164,7 @@ def test_building_leaves_every_global_generator_alone(monkeypatch):
 
 
 def test_wrong_names_are_met_with_the_choices():
-    with pytest.raises(ValueError, match="mlp, small_cnn"):
+    with pytest.raises(ValueError, match="mlp, resnet18, small_cnn, vit"):
         models.build("resnet", SIGNS)
     with pytest.raises(ValueError, match="batch, group, none"):
         models.build("small_cnn", SIGNS, norm="layer")

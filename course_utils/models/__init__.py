@@ -16,22 +16,24 @@ import torch
 from course_utils.models.cnn import SmallCNN
 from course_utils.models.head import ExpandableHead, HeadedModel
 from course_utils.models.mlp import MLP
+from course_utils.models.resnet import ResNet18
+from course_utils.models.vit import ViT
 
-__all__ = ["MLP", "ExpandableHead", "HeadedModel", "SmallCNN", "build"]
+__all__ = ["MLP", "ExpandableHead", "HeadedModel", "ResNet18", "SmallCNN", "ViT", "build"]
 
-_MODELS: dict[str, type[HeadedModel]] = {"small_cnn": SmallCNN, "mlp": MLP}
+_MODELS: dict[str, type[HeadedModel]] = {"small_cnn": SmallCNN, "mlp": MLP, "vit": ViT, "resnet18": ResNet18}
 
 
 def build(name: str, data: Any, seed: int = 0, num_outputs: int = 0, **options: Any) -> HeadedModel:
     """Build a network for a data set or a stream.
 
     Args:
-        name: "small_cnn" or "mlp".
+        name: "small_cnn", "mlp", "vit" or "resnet18".
         data: anything with `image_shape` = (channels, height, width): a `Dataset` or a `TaskStream`.
         seed: the weights are drawn from this seed; the same seed gives the same bytes. The global
             random state is left as it was.
         num_outputs: width of the head at the start. With 0 the learner grows it task by task.
-        **options: passed to the network (`widths`, `norm`, `num_features`, `hidden`, ...).
+        **options: passed to the network (`widths`, `norm`, `hidden`, `patch_size`, `stem`, ...).
 
     Raises:
         ValueError: the name is unknown.
