@@ -230,6 +230,7 @@ def rows(repeats: int) -> list[Row]:
     ours = Layout.of(grid.GridConfig(num_repeats=repeats, devices=spread))
     return [
         whole_task(f"the grid: patches, {ours.repeat_axis}, devices: {spread}", repeats, "patches", ours, 20),
+        whole_task("patches, map, devices: 1", repeats, "patches", Layout(1, "map"), 10),
         whole_task("patches, vmap, devices: 1", repeats, "patches", Layout(1, "vmap"), 10),
         whole_task("lax.conv, vmap in a scan", repeats, "lax", Layout(1, "vmap"), 2),
         step_by_step("lax.conv, vmap, a call a step", repeats, "lax", 2, loop=False),

@@ -88,6 +88,11 @@ def step_optax(loss, params, x, y, lr):
 RIGHT.append(("08.2", _step(lambda p, g, lr: jnp.add(p, -g * lr), of=lambda loss: jax.jit(jax.grad(loss)))))
 
 
+@wrong("08.2", "compute with a whole tree")
+def step_tree_as_array(loss, params, x, y, lr):
+    return params - lr * jax.grad(loss)(params, x, y)
+
+
 @wrong("08.2", "writes into the dict")
 def step_in_place(loss, params, x, y, lr):
     gradient, new = jax.grad(loss)(params, x, y), dict(params)  # a shallow copy: the inner dicts are the caller's

@@ -263,7 +263,7 @@ def _analysable(answer: Answer) -> None:
 
 def _small(answer: Answer) -> None:
     from course_utils.grid.network import Network
-    from course_utils.grid.size import estimate, readable
+    from course_utils.grid.size import estimate
 
     config = _config(answer)
     size = estimate(config, Network.of(config, "patches"), num_classes=200)
@@ -276,7 +276,7 @@ def _small(answer: Answer) -> None:
             if weights > hidden
             else f"the representations on {len(config.evaluated(0))} tasks (eval_tasks, representations, subsamples)"
         )
-        raise Wrong(f"It would write {readable(total)}, {readable(MOST_BYTES)} were given. Most of it: {worse}.")
+        raise Wrong(f"It would write {total / 1e9:.2f} GB, {MOST_BYTES / 1e9:.2f} GB were given. Most of it: {worse}.")
 
 
 EXERCISES = [

@@ -37,6 +37,11 @@ LEAKED = (
     "`jax.lax.scan` returns second is stacked."
 )
 
+TREES = (
+    "You compute with a whole tree as if it were an array: `lr * gradient` is a number times a dict. `jax.tree.map(f, a, b)` calls "
+    "`f` for every pair of arrays."
+)
+
 
 def in_short(criterion: Callable[[Answer], None]) -> Callable[[Answer], None]:
     """A criterion in which JAX's errors have at most three lines. They keep the place where the student's code stopped."""
@@ -55,6 +60,8 @@ def in_short(criterion: Callable[[Answer], None]) -> Callable[[Answer], None]:
             )
             raise
         except (TypeError, ValueError) as error:
+            if "'dict'" in str(error) and "unsupported operand" in str(error):
+                raise Wrong(TREES) from None
             lines = [line for line in str(error).splitlines() if line.strip()]
             error.args = ("\n".join(lines[:3]),)
             raise

@@ -23,8 +23,7 @@ from course_utils.plots.style import GREY, numbered, one_axes, use_style
 
 Array = NDArray[np.float64]
 NAMES = {
-    "own": "accuracy on the current task (%)",
-    "past": "accuracy on earlier tasks (%)",
+    "train_accuracy": "accuracy on its training images (%)",
     "dormant_fraction": "dormant units (%)",
     "effective_rank": "effective rank",
     "weight_rms": "RMS of the weights",
@@ -32,7 +31,6 @@ NAMES = {
     "capacity": "capacity (classes per feature)",
     "radius": "radius (relative to the centre)",
     "dimension": "dimension",
-    "centre_alignment": "alignment of the centres (|cosine|)",
 }
 
 
@@ -78,14 +76,12 @@ def draw_losses(losses: ArrayLike, title: str) -> Figure:
 def draw_repeats(
     groups: Mapping[str, ArrayLike], title: str, xlabel: str = "accuracy on the current task (%)"
 ) -> Figure:
-    """One dot for every repeat, the mean with its 95 % interval; lines join the repeats of rows 1 and 2, 3 and 4.
+    """One dot for every repeat, the mean with its 95 % interval.
 
-    groups: label -> shares (R,); the same repeats in every group.
+    groups: label -> shares (R,).
     """
     figure, axes = one_axes(6.4, 1 + 0.6 * len(groups))
     values = [100 * np.asarray(group, dtype=float) for group in groups.values()]
-    for row in range(0, len(values) - 1, 2):
-        axes.plot(np.array(values[row : row + 2]), [row, row + 1], color="#CFCFCF", linewidth=0.7, zorder=1)
     for row, group in enumerate(values):
         axes.plot(group, np.full(len(group), row), "o", color=plots.PALETTE[row], alpha=0.6, markeredgewidth=0)
         known = transfer.spread(group)
@@ -157,7 +153,10 @@ def show_benchmark(repeats: int = 32) -> None:
         for row in kept["rows"]
         if row["repeats"] == repeats
     ]
-    caption = f"{repeats} repeats, the network of this lesson, one training step. Recorded on {kept['machine']}."
+    caption = (
+        f"{repeats} repeats, the network of this lesson, one training step. The peak is the fastest product of two large "
+        f"matrices in the same run. Recorded on {kept['machine']}."
+    )
     display.table(["", "time, the grid = 1", "share of the peak"], rows, caption)
 
 
@@ -201,6 +200,56 @@ def note(results: Results) -> str:
     return " ".join(parts)
 
 
+def draw_same_tasks(results: Results) -> Figure:
+    """Accuracy of SL against the expert's on the first tasks, one dot a repeat: your run and the full run side by side."""
+    use_style()
+    figure = Figure(figsize=(3.4 * len(results.sides) + 0.4, 3.2), layout="constrained")
+    for place, (side, records) in enumerate(results.sides.items()):
+        record = records["SL"][0]
+        own, expert = (100 * series(record, name)[0] for name in ("own", "expert"))
+        axes = figure.add_subplot(1, len(results.sides), place + 1)
+        ends = [min(own.min(), expert.min()) - 2, max(own.max(), expert.max()) + 2]
+        axes.plot(ends, ends, "--", color=GREY, linewidth=1, label="equal")
+        axes.plot(expert, own, "o", color=plots.PALETTE[0], alpha=0.6)
+        axes.set(xlabel="expert (%)", ylabel="SL (%)", title=f"{side}, task {bins(record)[0]}")
+        axes.text(0.04, 0.93, f"correlation {np.corrcoef(own, expert)[0, 1]:.2f}", transform=axes.transAxes, va="top")
+    figure.suptitle(" | ".join(records["SL"][0]["data"]["title"] for records in results.sides.values()))
+    return figure
+
+
+def draw_gap(results: Results, against: str) -> Figure:
+    """Accuracy on the task just trained minus the expert's, in points: mean over repeats of the differences within each.
+
+    against: the condition beside which the expert was trained; its tasks are those of every condition.
+    """
+    figure, axes = one_axes(7, 3.6)
+    expert = series(results.records[against][0], "expert")
+    for place, label in enumerate(results.labels):
+        record = results.records[label][0]
+        gap = 100 * (series(record, "own") - expert)
+        _line(axes, middles(record), gap, {**numbered(place), "label": label}, place)
+    axes.axhline(0, color="black", linestyle="--", label="expert (fresh network)")
+    axes.set(
+        xlabel="task",
+        ylabel="learner - expert (points)",
+        title=f"Accuracy on the task just trained: {results.data_title}",
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def show_choice(choice: Results, kind: str, caption: str) -> None:
+    """Held-out accuracy of every candidate, "lr" or "perturb": mean over repeats ± half of its 95 % interval."""
+    rows = []
+    for label in choice.labels:
+        record = choice.records[label][0]
+        if label.startswith(kind):
+            rows.append([label.split()[1], plus_minus(100 * np.array(record["each"], dtype=float))])
+    count = len(record["each"])
+    note = f"{caption} {count} other repeats of {choice.data_title}; mean ± half of the 95 % interval."
+    display.table(["learning rate" if kind == "lr" else "shrink and perturb", "held-out images (%)"], rows, note)
+
+
 def draw_over_tasks(
     results: Results, lines: Mapping[str, tuple[str, str]], title: str, ylabel: str, scale: float = 100
 ) -> Figure:
@@ -238,10 +287,10 @@ def _within(axes: Axes) -> None:
     axes.set_ylim(max(low, 0), min(high, 102))
 
 
-def draw_measures(results: Results, names: Sequence[str], title: str, against: str = "") -> Figure:
+def draw_measures(results: Results, names: Sequence[str], title: str) -> Figure:
     """A panel for each measure, a line for each condition."""
     use_style()
-    columns = 2 if len(names) < 5 else 3
+    columns = 2 if len(names) in (2, 4) else 3
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.3 * rows + 0.6), layout="constrained")
     for index, name in enumerate(names):
@@ -250,12 +299,10 @@ def draw_measures(results: Results, names: Sequence[str], title: str, against: s
         for place, label in enumerate(results.labels):
             record = results.records[label][0]
             _line(axes, middles(record), scale * series(record, name), {**numbered(place), "label": label}, place)
-        if name == "own" and against:
-            record = results.records[against][0]
-            style = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
-            _line(axes, middles(record), 100 * series(record, "expert"), style, -1)
         if scale == 100:
             _within(axes)
+        if name == "capacity":  # a collapsed network has several times the others'
+            axes.set_yscale("log")
         axes.set(title=NAMES[name], xlabel="task")
         axes.title.set_fontsize(9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -291,7 +338,9 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
     cloud, labels = np.array(record["cloud"][moment], dtype=float), np.array(record["labels"])
     for value, marker in ((0, "o"), (1, "s")):
         points = cloud[labels == value]
-        axes[1, 0].plot(points[:, 0], points[:, 1], marker, color=plots.PALETTE[value], label=f"class {'AB'[value]}")
+        axes[1, 0].plot(
+            points[:, 0], points[:, 1], marker, color=plots.PALETTE[value], alpha=0.5, label=f"class {'AB'[value]}"
+        )
     axes[1, 0].set(
         title=f"one repeat, test images of task {record['last'][moment]}",
         xlabel="first component",
