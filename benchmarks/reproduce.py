@@ -384,7 +384,8 @@ def machine() -> str:
 
 def code(method: str) -> str:
     """Hash of the code that a run of this method uses: the package's, and `run` here with all that it calls."""
-    shared = ["learner", "streams", "objectives", "models", "methods.fisher", "methods.buffers", "methods.replay"]
+    shared = ["learner", "streams", "objectives", "models.mlp", "models.head"]
+    shared += ["methods.fisher", "methods.buffers", "methods.replay"]
     used = {base.__module__ for m in METHODS[method]("class") for base in type(m).__mro__}
     used = {name for name in used if name.startswith("course_utils.")} | {f"course_utils.{name}" for name in shared}
     hashes = [codehash.module_hash(name) for name in used]

@@ -1,5 +1,5 @@
 """The claims of lesson 08, as inequalities with margins: over the 8 or 32 repeats of the recorded runs, which share
-nothing, and live over 8 repeats for what the quick preset must show.
+nothing, and live over 16 repeats for what the quick preset must show.
 
 Letters are those of the prose in `solutions/08_jax_grid.py`. Where a sentence speaks of an interval, it is the 95 %
 interval over repeats, by SciPy.
@@ -30,10 +30,10 @@ def full():
 
 @pytest.fixture(scope="module")
 def quick():
-    """The short stream of the quick preset with a quarter of its repeats."""
+    """The short stream of the quick preset."""
     entry = lesson.EXPERIMENTS["short"]
     records = {
-        label: {0: storage.from_json(experiment.run_one(entry, {**config, "num_repeats": 8}, 0))}
+        label: {0: storage.from_json(experiment.run_one(entry, config, 0))}
         for label, config in entry.configurations("quick").items()
     }
     return Results("short", entry.title, "quick", records)

@@ -35,8 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_images": 80, "subsamples": 20, "long_tasks": 4, "long_repeats": 2,
     },
     "quick": {
-        "data": "glyphs", "num_tasks": 4, "num_repeats": 32, "steps_per_task": 50, "log_frequency": 25,
-        "train_images": 80, "subsamples": 50, "long_tasks": 20, "long_repeats": 4,
+        "data": "glyphs", "num_tasks": 4, "num_repeats": 16, "steps_per_task": 40, "log_frequency": 40,
+        "train_images": 80, "subsamples": 30, "long_tasks": 10, "long_repeats": 4,
     },
     "full": {
         "data": "tiny_imagenet_gray", "num_tasks": 20, "num_repeats": 32, "steps_per_task": 300, "log_frequency": 100,
