@@ -186,7 +186,8 @@ class _Grid:
         self, program: Program, state: jax.Array, keys: jax.Array, x: Any, y: Any, task: int, rates: tuple[float, float]
     ) -> TaskLog:
         fresh = self.fresh(PERTURB, keys) if program.perturb_every == "task" else state
-        arguments = (self.layout.put(self.pairs), self.memory, np.int32(task), np.array(rates, np.float32))
+        pairs = self.pairs if program.replayed else self.pairs[:, :1]  # the same program for any number of tasks
+        arguments = (self.layout.put(pairs), self.memory, np.int32(task), np.array(rates, np.float32))
         return trainer(program, self.layout)(state, fresh, keys, x, y, *arguments)
 
     def _expert(self, keys: jax.Array, x: Any, y: Any, task: int) -> dict[str, np.ndarray]:

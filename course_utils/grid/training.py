@@ -125,7 +125,8 @@ def train_task(
     steps = (jnp.arange(program.steps), order)
     blocks = jax.tree.map(lambda a: a[:logged].reshape(logs, program.log_frequency, *a.shape[1:]), steps)
     state, (weights, measured) = jax.lax.scan(block, (params, optimizer.init(params)), blocks)
-    state, _ = jax.lax.scan(step, state, jax.tree.map(lambda a: a[logged:], steps))  # after the last log point
+    if logged < program.steps:  # after the last log point; a loop over nothing would be compiled all the same
+        state, _ = jax.lax.scan(step, state, jax.tree.map(lambda a: a[logged:], steps))
     return TaskLog(weights, measured[:, 0], measured[:, 1], flatten(state[0]))
 
 
