@@ -519,13 +519,13 @@ for count in [count for count in (2, 4, 8, 16, 32) if count <= own.shape[1]]:
 
 # %%
 ROWS = {
-    "current task (%)": ("", "own", slice(None), 100),
-    "expert on the current task (%)": ("SL", "expert", slice(None), 100),
-    "earlier tasks, at the end (%)": ("", "past", slice(-1, None), 100),
-    "tasks still to come, zero-shot (%)": ("", "zero_shot", slice(0, -1), 100),
-    "training images, at the end (%)": ("", "train_accuracy", slice(-1, None), 100),
-    "dormant units, last three tenths (%)": ("", "dormant_fraction", slice(-3, None), 100),
-    "effective rank, at the end": ("", "effective_rank", slice(-1, None), 1),
+    "current task (%)": ("own", slice(None)),
+    "expert on the current task (%)": ("expert", slice(None)),
+    "earlier tasks, at the end (%)": ("past", slice(-1, None)),
+    "tasks still to come, zero-shot (%)": ("zero_shot", slice(0, -1)),
+    "training images, at the end (%)": ("train_accuracy", slice(-1, None)),
+    "dormant units, last three tenths (%)": ("dormant_fraction", slice(-3, None)),
+    "effective rank, at the end": ("effective_rank", slice(-1, None)),
 }
 figures.show_runs(short, ROWS, "A short stream. What the last two rows are, section 9 will tell.")
 
@@ -606,13 +606,13 @@ LATE = slice(-3, None)  # the last three bins: 30 of 100 tasks in full
 figures.show_runs(
     long,
     {
-        "first tasks (%)": ("", "own", slice(0, 1), 100),
-        "expert, first tasks (%)": ("SL", "expert", slice(0, 1), 100),
-        "last tasks (%)": ("", "own", LATE, 100),
-        "expert, last tasks (%)": ("SL", "expert", LATE, 100),
-        "training images, first tasks (%)": ("", "train_accuracy", slice(0, 1), 100),
-        "training images, last tenth (%)": ("", "train_accuracy", slice(-1, None), 100),
-        "earlier tasks, last tasks (%)": ("", "past", LATE, 100),
+        "first tasks (%)": ("own", slice(0, 1)),
+        "expert, first tasks (%)": ("expert", slice(0, 1)),
+        "last tasks (%)": ("own", LATE),
+        "expert, last tasks (%)": ("expert", LATE),
+        "training images, first tasks (%)": ("train_accuracy", slice(0, 1)),
+        "training images, last tenth (%)": ("train_accuracy", slice(-1, None)),
+        "earlier tasks, last tasks (%)": ("past", LATE),
     },
     "A long stream: accuracy on the task just trained. First tasks: a tenth of the stream; last tasks: three tenths.",
 )

@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 
 from course_utils import datasets, methods, models, streams
@@ -131,3 +132,21 @@ class Scramble(methods.Method):
             with torch.no_grad():
                 for parameter in learner.model.parameters():
                     parameter.add_(1.0)
+
+
+class Stop(Exception):
+    """The machine went down."""
+
+
+def interrupted(learner, stream, path, every, position, step):
+    """Fit until the file of (position, step) is written, then fail."""
+    save = learner.save
+
+    def save_and_stop(target):
+        save(target)
+        if (learner.position, learner.step) == (position, step):
+            raise Stop
+
+    learner.save = save_and_stop
+    with pytest.raises(Stop):
+        learner.fit(stream, checkpoint=path, checkpoint_every=every)

@@ -13,6 +13,7 @@ from core_helpers import (
     Recorder,
     digit_stream,
     fitted_weights,
+    interrupted,
     make_learner,
     regression_stream,
     same,
@@ -504,10 +505,6 @@ def test_regression_is_scored_by_rank_and_trains():
 # ---------------------------------------------------------------- saving and resuming
 
 
-class Stop(Exception):
-    """The machine went down."""
-
-
 def momentum(parameters, lr):
     return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
 
@@ -549,20 +546,6 @@ RESUMED = {
         {"model": "small_cnn", "schedule": "cosine", "augment": augment.Affine(), "optimizer": momentum},
     ),
 }
-
-
-def interrupted(learner, stream, path, every, position, step):
-    """Fit until the file of (position, step) is written, then fail."""
-    save = learner.save
-
-    def save_and_stop(target):
-        save(target)
-        if (learner.position, learner.step) == (position, step):
-            raise Stop
-
-    learner.save = save_and_stop
-    with pytest.raises(Stop):
-        learner.fit(stream, checkpoint=path, checkpoint_every=every)
 
 
 def assert_same_run(a, b):

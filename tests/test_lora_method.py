@@ -8,7 +8,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from core_helpers import Recorder, digit_stream, fitted_weights, make_learner, regression_stream, same, weights
+from core_helpers import (
+    Recorder,
+    digit_stream,
+    fitted_weights,
+    interrupted,
+    make_learner,
+    regression_stream,
+    same,
+    weights,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -450,24 +459,6 @@ def test_ranks_by_layer_and_the_network_afterwards():
 
 
 # ---------------------------------------------------------------- saving and resuming
-
-
-class Stop(Exception):
-    """The machine went down."""
-
-
-def interrupted(learner, stream, path, every, position, step):
-    """Fit until the file of (position, step) is written, then fail."""
-    save = learner.save
-
-    def save_and_stop(target):
-        save(target)
-        if (learner.position, learner.step) == (position, step):
-            raise Stop
-
-    learner.save = save_and_stop
-    with pytest.raises(Stop):
-        learner.fit(stream, checkpoint=path, checkpoint_every=every)
 
 
 def assert_resumes(make, stream, path, every, position, step, **options):

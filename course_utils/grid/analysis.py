@@ -58,10 +58,10 @@ def cl_analysis(folder: str | Path, how: str = "final") -> Table:
     measures = {
         "own": own,
         "train_accuracy": np.stack([transfer.integrate(table["train_accuracy"], how, steps) for table in tables]),
-        "remembering": _mean_over_tasks(change),
-        "past": _mean_over_tasks(np.array([_rows(matrix, task, 0, task) for task in tasks])),
-        "seen": _mean_over_tasks(np.array([_rows(matrix, task, 0, task + 1) for task in tasks])),
-        "zero_shot": _mean_over_tasks(transfer.zero_shot(matrix)),
+        "remembering": transfer.mean_known(change, axis=1),
+        "past": transfer.mean_known(np.array([_rows(matrix, task, 0, task) for task in tasks]), axis=1),
+        "seen": transfer.mean_known(np.array([_rows(matrix, task, 0, task + 1) for task in tasks]), axis=1),
+        "zero_shot": transfer.mean_known(transfer.zero_shot(matrix), axis=1),
         "forgetting": np.concatenate([transfer.forgetting(matrix), np.full_like(own[:1], np.nan)]),
     }
     if results.config.expert:
@@ -79,13 +79,6 @@ def _rows(matrix: Array, task: int, first: int, last: int) -> Array:
     row = np.full_like(matrix[task], np.nan)
     row[first:last] = matrix[task, first:last]
     return row
-
-
-def _mean_over_tasks(matrix: Array) -> Array:
-    """(T, T_eval, R) -> (T, R): the mean over what was evaluated, NaN where nothing was."""
-    present = ~np.isnan(matrix)
-    count = present.sum(axis=1)
-    return np.where(present, matrix, 0).sum(axis=1) / np.where(count, count, np.nan)
 
 
 def plasticity_analysis(folder: str | Path) -> Table:

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from course_utils.grid import analysis, plasticity
+from course_utils.grid.clouds import coordinates
 from course_utils.grid.results import GridResults
+from course_utils.grid.transfer import mean_known
 
 Array = NDArray[np.float64]
 # What is left out because another measure says the same: own - expert, and the norm of a fixed number of weights.
@@ -52,7 +54,7 @@ def digest(folder: str | Path, bins: int = 10, geometry_repeats: int = 8) -> dic
     geometry = analysis.geometry_analysis(
         folder, tasks=lasts, repeats=range(min(geometry_repeats, results.num_repeats))
     )
-    measures |= {name: known(table["values"]) for name, table in geometry.items() if name != "task"}
+    measures |= {name: table["values"] for name, table in geometry.items() if name != "task"}
     features = [analysis.features(results, task, [task])[:, 0] for task in lasts]  # each (R, S, hidden)
     some = np.linspace(0, features[0].shape[1] - 1, min(CLOUD, features[0].shape[1])).astype(int)
     return {
@@ -62,34 +64,20 @@ def digest(folder: str | Path, bins: int = 10, geometry_repeats: int = 8) -> dic
         "spectrum": analysis.rounded(np.stack([plasticity.spectrum(f)[:, :SPECTRUM].mean(axis=0) for f in features])),
         "cloud": analysis.rounded(np.stack([principal_plane(f[0])[some] for f in features])),
         "labels": [int(row >= features[0].shape[1] // 2) for row in some],
-        "forgetting": analysis.rounded(_mean(forgetting, axis=0)),
+        "forgetting": analysis.rounded(mean_known(forgetting, axis=0)),
     }
 
 
 def binned(values: ArrayLike, edges: list[tuple[int, int]]) -> Array:
     """`(T, R)` -> `(B, R)`: the mean over the tasks of each bin [start, end), NaN where all of them are NaN."""
     array = np.asarray(values, dtype=float)
-    return np.stack([_mean(array[start:end], axis=0) for start, end in edges])
-
-
-def known(values: ArrayLike) -> Array:
-    """Numbers with NaN for those that are infinite: JSON has none."""
-    array = np.asarray(values, dtype=float)
-    return np.where(np.isfinite(array), array, np.nan)
-
-
-def _mean(values: Array, axis: int) -> Array:
-    present = np.isfinite(values)
-    count = present.sum(axis=axis)
-    return np.where(present, values, 0).sum(axis=axis) / np.where(count, count, np.nan)
+    return np.stack([mean_known(array[start:end], axis=0) for start, end in edges])
 
 
 def principal_plane(points: ArrayLike) -> Array:
     """Points `(S, n)` on their first two principal components, `(S, 2)`; zeros where they do not vary."""
-    centred = np.asarray(points, dtype=float)
-    centred = centred - centred.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    plane = np.zeros((len(centred), 2))
-    kept = axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(axis=1)].diagonal())[:, None]  # SVD leaves the sign open
-    plane[:, : len(kept)] = centred @ kept.T
+    cloud = np.asarray(points, dtype=float)
+    plane = np.zeros((len(cloud), 2))
+    found = coordinates(cloud - cloud.mean(axis=0), 0.0)[:, :2]
+    plane[:, : found.shape[1]] = found
     return plane

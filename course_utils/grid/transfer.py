@@ -207,6 +207,14 @@ def against_expert(matrix: ArrayLike, expert: ArrayLike) -> NDArray[np.float64]:
     return array - _expert(expert, array)
 
 
+def mean_known(values: ArrayLike, axis: int) -> NDArray[np.float64]:
+    """The mean along an axis of what was measured: NaN is left out, and is the result where there is nothing else."""
+    array = np.array(values, dtype=float)
+    present = ~np.isnan(array)
+    count = present.sum(axis=axis)
+    return np.asarray(np.where(present, array, 0).sum(axis=axis) / np.where(count > 0, count, np.nan))
+
+
 def spread(values: ArrayLike, axis: int = -1, confidence: float = 0.95) -> dict[str, NDArray[np.float64]]:
     """Mean over repeats with what is known about its error; NaN counts as a repeat that is missing.
 
@@ -231,7 +239,7 @@ def spread(values: ArrayLike, axis: int = -1, confidence: float = 0.95) -> dict[
         raise ValueError(f"confidence={confidence}; expected a number between 0 and 1, such as 0.95")
     present = ~np.isnan(array)
     n = present.sum(axis=axis)
-    mean = np.where(present, array, 0).sum(axis=axis) / np.where(n > 0, n, np.nan)
+    mean = mean_known(array, axis)
     squares = np.where(present, (array - np.expand_dims(mean, axis)) ** 2, 0).sum(axis=axis)
     std = np.sqrt(squares / np.where(n > 1, n - 1, np.nan))
     se = std / np.sqrt(np.maximum(n, 1))

@@ -68,6 +68,23 @@ def test_the_choice_sees_no_test_image_and_no_repeat_of_the_results():
     np.testing.assert_array_equal(np.concatenate([apart.train, apart.test], axis=1), images.train)
 
 
+def test_full_runs_are_kept_under_what_they_depend_on_and_others_are_not(monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "results_folder", lambda: tmp_path / "results")
+
+    def kept(seed=0, **changes):
+        with lesson.place({"keep": True, "lr": 0.1, **changes}, seed) as folder:
+            return folder
+
+    assert kept() == kept() and kept().parent == tmp_path / "build" / "grid" / "lesson_08"
+    assert len({kept(), kept(seed=1), kept(lr=0.2)}) == 3
+    before = kept()
+    monkeypatch.setattr(lesson.codehash, "module_hash", lambda name: f"other code of {name}")
+    assert kept() != before
+    with lesson.place({"lr": 0.1}, 0) as folder:
+        folder.mkdir()
+    assert not folder.parent.exists() and not folder.is_relative_to(tmp_path)
+
+
 # ---- the claims -------------------------------------------------------------------------------------------------------
 
 

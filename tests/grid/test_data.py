@@ -97,3 +97,14 @@ def test_glyphs_are_the_offline_default():
     assert "glyphs" in datasets.names()
     loaded = data.load(config(data="glyphs"))
     assert loaded.standin and len(loaded.names) == 200 and "stand-in" in loaded.title
+
+
+def test_a_standin_can_be_refused_and_a_file_of_ones_own_is_none(tmp_path, monkeypatch):
+    for name in ("COURSE_DATA", "COURSE_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(datasets.DataNotFound, match="course data get tiny_imagenet_gray"):
+        data.load(config(data="tiny_imagenet_gray"), allow_standin=False)
+    x, y = np.zeros((60, 28, 28), np.uint8), np.repeat(np.arange(6), 10)
+    np.savez(tmp_path / "mine.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    loaded = data.load(config(data=str(tmp_path / "mine.npz"), train_images=8), allow_standin=False)
+    assert loaded.source == "arrays" and not loaded.standin

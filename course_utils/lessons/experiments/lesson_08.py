@@ -179,16 +179,15 @@ def _choices(preset: str) -> dict[str, dict[str, Any]]:
 
 
 _CHOICE: dict[str, Any] = {"num_tasks": 20, "num_repeats": 4, "first_repeat": OTHER_REPEATS}
-_ANALYSIS = tuple(
-    f"course_utils.grid.{name}" for name in ("analysis", "clouds", "geometry", "plasticity", "record", "transfer")
-)
+_CURVES = tuple(f"course_utils.grid.{name}" for name in ("analysis", "results", "transfer"))
+_SHAPES = tuple(f"course_utils.grid.{name}" for name in ("clouds", "geometry", "plasticity", "record"))
 _ONE = {"smoke": [0], "quick": [0], "full": [0]}  # the repeats are inside the run
 
 EXPERIMENTS = {
     entry.name: entry
     for entry in (
-        Experiment("choice", run_choice, _choices, _ONE, "Learning rate, shrink and perturb", (*TRAINING, "course_utils.grid.transfer")),
-        Experiment("short", run_stream, _short, _ONE, "A short stream", (*TRAINING, *_ANALYSIS)),
-        Experiment("long", run_stream, _long, _ONE, "A long stream", (*TRAINING, *_ANALYSIS)),
+        Experiment("choice", run_choice, _choices, _ONE, "Learning rate, shrink and perturb", (*TRAINING, *_CURVES)),
+        Experiment("short", run_stream, _short, _ONE, "A short stream", (*TRAINING, *_CURVES, *_SHAPES)),
+        Experiment("long", run_stream, _long, _ONE, "A long stream", (*TRAINING, *_CURVES, *_SHAPES)),
     )
 }  # fmt: skip

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,12 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from course_utils import plots
-from course_utils.grid import transfer
+from course_utils.grid import convolution, transfer
 from course_utils.lessons import display, storage
 from course_utils.lessons.results import Results
 from course_utils.plots.style import GREY, numbered, one_axes, use_style
 
 Array = NDArray[np.float64]
+EXPERT = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
 NAMES = {
     "train_accuracy": "accuracy on its training images (%)",
     "dormant_fraction": "dormant units (%)",
@@ -52,7 +50,7 @@ def middles(record: Mapping[str, Any]) -> Array:
 
 def per_repeat(record: Mapping[str, Any], name: str, which: slice = slice(None)) -> Array:
     """A measure averaged over (some) bins within each repeat, (R,); bins without a number are left out."""
-    return np.nanmean(series(record, name)[which], axis=0)
+    return transfer.mean_known(series(record, name)[which], axis=0)
 
 
 # ---- one program, many repeats ---------------------------------------------------------------------------------------
@@ -73,9 +71,7 @@ def draw_losses(losses: ArrayLike, title: str) -> Figure:
     return figure
 
 
-def draw_repeats(
-    groups: Mapping[str, ArrayLike], title: str, xlabel: str = "accuracy on the current task (%)"
-) -> Figure:
+def draw_repeats(groups: Mapping[str, ArrayLike], title: str) -> Figure:
     """One dot for every repeat, the mean with its 95 % interval.
 
     groups: label -> shares (R,).
@@ -90,43 +86,18 @@ def draw_repeats(
             axes.errorbar(known["mean"], row + 0.28, xerr=error, fmt="D", color="black", capsize=4, markersize=5)
     axes.set_yticks(range(len(values)), list(groups))
     axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.set(xlabel=xlabel, title=title)
+    axes.set(xlabel="accuracy on the current task (%)", title=title)
     return figure
 
 
-def timed_forms(forms: Mapping[str, Callable[..., Any]], repeats: Sequence[int] = (1, 4, 16)) -> dict[str, list[float]]:
-    """Milliseconds per repeat and step of training one convolution (16 to 32 features, 14x14 pixels, batch 32).
+def timed_forms(forms: Mapping[str, convolution.Convolution], repeats: Sequence[int]) -> dict[str, list[float]]:
+    """Milliseconds per repeat and step of training one convolution, for every form and number of repeats.
 
-    forms: name -> a function with the signature of `jax.lax.conv_general_dilated`. Every repeat has weights of its own
-    (vmap), the steps run in a `lax.scan`. Best of three, without the compilation; rows take turns.
+    forms: name -> a function with the signature of `jax.lax.conv_general_dilated`. What is timed is what the grid times
+    before it starts, `convolution.seconds`.
     """
-    found: dict[str, list[float]] = {name: [] for name in forms}
-    for count in repeats:
-        kernels = jax.random.normal(jax.random.key(0), (count, 3, 3, 16, 32))
-        images = jax.random.normal(jax.random.key(1), (count, 32, 14, 14, 16))
-        runs = {
-            name: jax.jit(jax.vmap(_two_steps(form))).lower(kernels, images).compile() for name, form in forms.items()
-        }
-        best = dict.fromkeys(forms, np.inf)
-        for _ in range(3):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                jax.block_until_ready(run(kernels, images))
-                best[name] = min(best[name], time.perf_counter() - start)
-        for name, seconds in best.items():
-            found[name].append(1e3 * seconds / count / 2)
-    return found
-
-
-def _two_steps(form: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    def loss(kernel: Any, x: Any) -> Any:
-        out = form(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return jnp.mean(out**2)
-
-    def train(kernel: Any, x: Any) -> Any:
-        return jax.lax.scan(lambda k, _: (k - 0.1 * jax.grad(loss)(k, x), None), kernel, length=2)[0]
-
-    return train
+    steps = {count: count * convolution.STEPS for count in repeats}
+    return {name: [1e3 * convolution.seconds(form, n) / steps[n] for n in repeats] for name, form in forms.items()}
 
 
 def show_forms(found: Mapping[str, Sequence[float]], repeats: Sequence[int]) -> None:
@@ -163,22 +134,27 @@ def show_benchmark(repeats: int = 32) -> None:
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
-def show_runs(results: Results, rows: Mapping[str, tuple[str, str, slice, float]], caption: str) -> None:
+def show_runs(results: Results, rows: Mapping[str, tuple[str, slice]], caption: str) -> None:
     """One row per measure, one column per condition: mean over repeats and half its 95 % interval.
 
-    rows: heading -> (condition or "" for every one, measure, bins, factor).
+    rows: heading -> (measure, bins). A heading with "%" in it has shares in its row.
     """
     table = []
-    for heading, (only, name, which, scale) in rows.items():
+    for heading, (name, which) in rows.items():
         row = [heading]
         for label in results.labels:
             for records in results.sides.values():
-                record = records.get(label, {}).get(0)
-                there = record is not None and name in record["measures"] and only in ("", label)
-                row.append(plus_minus(scale * per_repeat(record, name, which)) if record and there else "-")
+                record = records[label][0] if label in records else {"measures": {}}
+                there = name in record["measures"]
+                row.append(plus_minus(percent(heading) * per_repeat(record, name, which)) if there else "-")
         table.append(row)
     header = ["", *(f"{label}\n{side}" for label in results.labels for side in results.sides)]
     display.table(header, table, f"{caption} Mean over repeats ± half of its 95 % interval. {note(results)}")
+
+
+def percent(heading: str) -> int:
+    """100 for what is named as per cent, 1 for the rest."""
+    return 100 if "%" in heading else 1
 
 
 def plus_minus(values: Array) -> str:
@@ -228,7 +204,7 @@ def draw_gap(results: Results, against: str) -> Figure:
         record = results.records[label][0]
         gap = 100 * (series(record, "own") - expert)
         _line(axes, middles(record), gap, {**numbered(place), "label": label}, place)
-    axes.axhline(0, color="black", linestyle="--", label="expert (fresh network)")
+    axes.axhline(0, color=EXPERT["color"], linestyle=EXPERT["linestyle"], label=EXPERT["label"])
     axes.set(
         xlabel="task",
         ylabel="learner - expert (points)",
@@ -250,21 +226,18 @@ def show_choice(choice: Results, kind: str, caption: str) -> None:
     display.table(["learning rate" if kind == "lr" else "shrink and perturb", "held-out images (%)"], rows, note)
 
 
-def draw_over_tasks(
-    results: Results, lines: Mapping[str, tuple[str, str]], title: str, ylabel: str, scale: float = 100
-) -> Figure:
-    """Measures over the stream: mean over repeats, with bars of its 95 % interval.
+def draw_over_tasks(results: Results, lines: Mapping[str, tuple[str, str]], title: str, ylabel: str) -> Figure:
+    """Accuracies over the stream: mean over repeats, with bars of its 95 % interval.
 
     lines: legend -> (condition, measure). The expert's line is black, chance is dotted.
     """
     figure, axes = one_axes(7, 3.3)
     for place, (legend, (label, name)) in enumerate(lines.items()):
         record = results.records[label][0]
-        style = {"color": "black", "linestyle": "--", "marker": "*"} if name == "expert" else numbered(place)
-        _line(axes, middles(record), scale * series(record, name), {**style, "label": legend}, place)
-    if scale == 100:
-        axes.axhline(50, color=GREY, linestyle=":", label="guessing")
-        _within(axes)
+        style = EXPERT if name == "expert" else numbered(place)
+        _line(axes, middles(record), 100 * series(record, name), {**style, "label": legend}, place)
+    axes.axhline(50, color=GREY, linestyle=":", label="guessing")
+    _within(axes)
     axes.set(xlabel="task", ylabel=ylabel, title=title)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -295,7 +268,7 @@ def draw_measures(results: Results, names: Sequence[str], title: str) -> Figure:
     figure = Figure(figsize=(3.1 * columns, 2.3 * rows + 0.6), layout="constrained")
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
-        scale = 100 if "%" in NAMES[name] else 1
+        scale = percent(NAMES[name])
         for place, label in enumerate(results.labels):
             record = results.records[label][0]
             _line(axes, middles(record), scale * series(record, name), {**numbered(place), "label": label}, place)
@@ -323,8 +296,7 @@ def draw_moment(results: Results, label: str, moment: int, against: str = "SL") 
     x = middles(record)
     style = numbered(list(results.labels).index(label))
     _line(axes[0, 0], x, 100 * series(record, "own"), {**style, "label": label})
-    expert = {"color": "black", "linestyle": "--", "marker": "*", "label": "expert (fresh network)"}
-    _line(axes[0, 0], x, 100 * series(first, "expert"), expert, 2)
+    _line(axes[0, 0], x, 100 * series(first, "expert"), EXPERT, 2)
     _within(axes[0, 0])
     axes[0, 0].set(title="accuracy on the current task (%)", xlabel="task")
     axes[0, 0].legend(fontsize=8)
