@@ -691,7 +691,7 @@ plots.show(
 # times their size. With shrink and perturb hardly any unit is dormant and the weights stay small. The warning comes early: in tasks
 # 21 to 30 half of SL's units are dormant, and its accuracy is still the expert's.
 #
-# In SL all three go together. The other two runs take them apart. *Slower*: the weights grow little, and the loss is the same. *Head reset*:
+# In SL all three go together. The other two runs take them apart. *Slower*: the weights grow little, and it falls behind just as far. *Head reset*:
 # most units live, the rank is kept, over 90 % of the training images are fitted, and it is behind the expert all the same. And shrink and
 # perturb has a *lower* rank than SL in the first tasks, with an accuracy that is the same within the intervals. No single number is the illness.
 

@@ -22,8 +22,8 @@ class ResNet18(HeadedModel):
 
     Args:
         image_shape: (channels, height, width); grey or colour.
-        stem: "3x3", one convolution of stride 1 (the most exact on 28x28, and the slowest); "strided", the same with
-            stride 2, a quarter of the time; "imagenet", torchvision's 7x7 of stride 2 with max-pooling.
+        stem: "3x3", one convolution of stride 1; "strided", the same with stride 2, so that everything behind it has a
+            quarter of the pixels; "imagenet", torchvision's 7x7 of stride 2 with max-pooling.
         weights: None for random ones; a name of `torchvision.models.ResNet18_Weights`, such as "IMAGENET1K_V1", taken
             from torch.hub's cache or downloaded; or the path of a saved state dict. What a name does not cover is
             random: the head always, the stem unless it is "imagenet".

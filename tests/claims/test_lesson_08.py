@@ -28,15 +28,12 @@ def full():
     return full_results("08_jax_grid", lesson, "Tiny-ImageNet 28x28 grey")
 
 
-@pytest.fixture(scope="module")
-def quick():
-    """The short stream of the quick preset."""
-    entry = lesson.EXPERIMENTS["short"]
-    records = {
-        label: {0: storage.from_json(experiment.run_one(entry, config, 0))}
-        for label, config in entry.configurations("quick").items()
-    }
-    return Results("short", entry.title, "quick", records)
+def live(name, labels):
+    """Results of some conditions of the quick preset, run here."""
+    entry = lesson.EXPERIMENTS[name]
+    configs = entry.configurations("quick")
+    records = {label: {0: storage.from_json(experiment.run_one(entry, configs[label], 0))} for label in labels}
+    return Results(name, entry.title, "quick", records)
 
 
 def measure(results, label, name, bins=ALL):
@@ -182,10 +179,17 @@ def test_claim_f_capacity_rises_while_accuracy_falls(full):
 
 
 @pytest.mark.slow
-def test_the_quick_preset_shows_forgetting_and_what_replay_does(quick):
+def test_the_quick_preset_shows_forgetting_and_what_replay_does():
+    quick = live("short", ("SL", "SL + replay"))
     past = {label: measure(quick, label, "past", LAST) for label in quick.labels}
     assert past["SL"].mean() < 0.65 and measure(quick, "SL", "own", LAST).mean() > 0.85
     gain = past["SL + replay"] - past["SL"]
     price = measure(quick, "SL", "own", LAST) - measure(quick, "SL + replay", "own", LAST)
     assert interval(gain)[0] > 0.05 and interval(gain - price)[0] > 0
     assert quick.records["SL"][0]["data"]["source"] == "standin"
+
+
+@pytest.mark.slow
+def test_the_quick_preset_shows_no_loss_of_plasticity():
+    long = live("long", ("SL",))
+    assert (measure(long, "SL", "own", LATE) - measure(long, "SL", "expert", LATE)).mean() > 0
