@@ -33,12 +33,15 @@ from course_utils.lora.model import (
     unmerge,
     use,
 )
+from course_utils.lora.pretraining import load_base, pretrained_base, resized
 from course_utils.lora.ranks import allocate_ranks, directions, full_ranks, layer_gradients, sensitivity, task_rank
+from course_utils.lora.serving import Tenants, answer_as, by_tenant, mixed_update
 
 __all__ = [
     "LoRA",
     "LoRALayer",
     "ParameterCount",
+    "Tenants",
     "TrainingMemory",
     "absorb",
     "adapted",
@@ -46,6 +49,8 @@ __all__ = [
     "adapter_state_dict",
     "adapters",
     "allocate_ranks",
+    "answer_as",
+    "by_tenant",
     "candidates",
     "count_parameters",
     "directions",
@@ -57,9 +62,13 @@ __all__ = [
     "keep_apart",
     "layer_gradients",
     "load_adapter_state_dict",
+    "load_base",
     "matching",
     "merge",
+    "mixed_update",
+    "pretrained_base",
     "remove",
+    "resized",
     "sensitivity",
     "task_rank",
     "training_memory",

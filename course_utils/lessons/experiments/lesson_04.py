@@ -1,0 +1,471 @@
+"""Lesson 04: low-rank adapters in a stream, and what a rank buys.
+
+Digits and a tiny ViT in the smoke and quick presets; in full the 0.68-million-parameter ViT on Fashion-MNIST, and a
+ResNet-18 on a sixth of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from course_utils import Learner, datasets, lora, methods, metrics, models, seeding, streams
+from course_utils.lessons.experiment import Experiment, describe
+
+NUM_TASKS = 5
+
+
+@cache
+def load(name: str) -> Any:
+    """The data set, once per process. Never a stand-in."""
+    return datasets.load(name, allow_standin=False)
+
+
+class Told(methods.Method):
+    """Watches, and changes nothing: accuracy on every task seen so far with the task told, after each task."""
+
+    name = "told"
+
+    def __init__(self) -> None:
+        self.accuracy = np.full((NUM_TASKS, NUM_TASKS), np.nan)
+
+    def after_task(self, learner: Learner, task: streams.Task, data: streams.Samples) -> None:
+        for seen in learner.stream.tasks[: task.index + 1]:
+            self.accuracy[task.index, seen.index] = told_accuracy(learner, seen)
+
+
+def told_accuracy(learner: Learner, task: streams.Task) -> float:
+    """Accuracy on test images when only the outputs of their own task compete."""
+    start, stop = task.columns
+    for method in learner.methods:
+        method.before_eval(learner, task)
+    found = learner.predict(task.test.x)[:, start:stop].argmax(dim=1).cpu() + start
+    for method in learner.methods:
+        method.after_eval(learner, task)
+    return float((found == task.test.y).double().mean())
+
+
+SCENARIOS = {"class": streams.class_incremental, "task": streams.task_incremental}
+
+
+def make_methods(config: Mapping[str, Any]) -> list[methods.Method]:
+    """The methods that a configuration names, "LoRA + replay" for instance; none for fine-tuning."""
+    found: list[methods.Method] = []
+    for name in config["method"].split(" + "):
+        if name == "LoRA":
+            options = {name: config.get(name) for name in ("start", "adapters", "identity")}
+            found.append(lora.LoRA(config["rank"], config["alpha"], **options))  # type: ignore[arg-type]
+        elif name == "replay":
+            found.append(methods.Replay(config["memory"]))
+        elif name == "joint":
+            found.append(methods.Joint())
+    return found
+
+
+def learn(config: Mapping[str, Any], model: models.HeadedModel, seed: int) -> dict[str, Any]:
+    """Learn the whole stream; scores on test images in per cent, also with the task told."""
+    data = load(config["data"])
+    stream = SCENARIOS[config["scenario"]](data, NUM_TASKS, limit=config["limit"])
+    watch = Told()
+    learner = Learner(
+        model, [*make_methods(config), watch],
+        lr=config["lr"], batch_size=64, epochs=config["epochs"], seed=seed, show_progress=False,
+    )  # fmt: skip
+    history = learner.fit(stream)
+    count = lora.count_parameters(learner.model)
+    return {
+        "data": describe(data),
+        "accuracy": history.accuracy,
+        "told_accuracy": watch.accuracy,
+        "acc": 100 * metrics.average_accuracy(history.accuracy),
+        "forgetting": 100 * metrics.forgetting(history.accuracy),
+        "told": 100 * metrics.average_accuracy(watch.accuracy),
+        "told_forgetting": 100 * metrics.forgetting(watch.accuracy),
+        "learned": 100 * float(np.diag(history.accuracy).mean()),  # each task just after it was learned
+        "trainable": count.trainable,  # in the last task
+        "total": count.total,
+        "remarks": history.remarks,
+    }
+
+
+def run_stream(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A stream learned from random weights."""
+    return learn(config, models.build(config["model"], load(config["data"]), seed=seed, **config["options"]), seed)
+
+
+def run_base(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A stream learned from random weights, or from those of a base that was trained on other images before."""
+    data = load(config["data"])
+    model = models.build(config["model"], data, seed=seed, **config["options"])
+    record: dict[str, Any] = {"base": None}
+    if config["base"] is not None:
+        other = lora.resized(load(config["base"]), data.image_shape)
+        settings = {"epochs": config["base_epochs"], "lr": config["base_lr"], **config["options"]}
+        lora.load_base(model, lora.pretrained_base(other, config["model"], show_progress=False, **settings))
+        record["base"] = describe(other)
+    return {**record, **learn(config, model, seed)}
+
+
+# ---- one new task, watched ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _dense_start(data: str, limit: int | None, model: str, options: str, lr: float, epochs: int, seed: int) -> Any:
+    """Two tasks of half the classes each, and a network that has learned the first one."""
+    stream = streams.task_incremental(load(data), 2, limit=limit, limit_test=200)
+    network = models.build(model, load(data), seed=seed, **json.loads(options))
+    learner = Learner(network, lr=lr, batch_size=64, epochs=epochs, seed=seed, show_progress=False)
+    learner.fit(stream.first(1))
+    network.grow(stream[1].outputs, seeding.generator(seed, 1, 3))
+    return stream, network
+
+
+def chosen_ranks(config: Mapping[str, Any], network: Any, inputs: Any, targets: Any) -> int | dict[str, int]:
+    """The ranks that a configuration asks for: a number, or what a rule makes of the new task's first gradient."""
+    if isinstance(config["rank"], int):
+        return config["rank"]
+    gradients = lora.layer_gradients(
+        network, [(inputs, targets)], torch.nn.functional.cross_entropy, config["patterns"]
+    )
+    if config["rank"] == "one for the task":
+        return lora.task_rank(gradients, 0.9)
+    importance = lora.sensitivity(network, gradients)
+    most = {name: full for name, full in lora.full_ranks(network).items() if name in importance}
+    return lora.allocate_ranks(importance, config["budget"] * len(importance), minimum=1, maximum=most)
+
+
+def run_adapt(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Learn half of the classes densely, then the other half with some of the weights; watch both on the way.
+
+    Both are asked with the task told. `rank` None trains all weights, 0 the head alone.
+    """
+    shared = [config[name] for name in ("data", "limit", "model")]
+    stream, first = _dense_start(
+        *shared, json.dumps(config["options"]), config["first_lr"], config["epochs"], seed
+    )  # fmt: skip
+    network, new = copy.deepcopy(first), stream[1]
+    learner = Learner(network, steps_per_task=1)  # for its inputs and its predictions; the loop below is its own
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    # All that the rules may look at is the new task's training data.
+    sample = torch.randperm(len(new.train), generator=seeding.generator(seed, 1, 12))[:256]
+    inputs, targets = learner.inputs(new.train.x[sample]), new.train.y[sample]
+    ranks = None
+    if config["rank"] == 0:
+        network.requires_grad_(False)
+        network.head.requires_grad_(True)
+    elif config["rank"] is not None:
+        ranks = chosen_ranks(config, network, inputs, targets)
+        lora.inject(network, config["patterns"], ranks, config["alpha"], seed=seed)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=config["lr"])
+    generator = seeding.generator(seed, 1, 13)
+    size = len(new.train)
+    total = config["epochs"] * size // 64
+    curve: dict[str, list[float]] = {"step": [], "new": [], "old": []}
+    for step in range(total + 1):
+        if step % max(1, total // config["looks"]) == 0:
+            curve["step"].append(step)
+            curve["new"].append(100 * told_accuracy(learner, new))
+            curve["old"].append(100 * told_accuracy(learner, stream[0]))
+        rows = torch.randint(size, (64,), generator=generator)
+        out = network(learner.inputs(new.train.x[rows]))[:, slice(*new.columns)]
+        loss = torch.nn.functional.cross_entropy(out, new.train.y[rows] - new.columns[0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    record = {
+        "data": describe(load(config["data"])), **curve,
+        "trainable": lora.count_parameters(network).trainable,
+        "ranks": ranks if isinstance(ranks, dict) else None,
+        "rank": ranks if isinstance(ranks, int) else None,
+        "final_new": curve["new"][-1],
+        "final_old": curve["old"][-1],
+    }  # fmt: skip
+    if config["rank"] is None:
+        names = [f"{name}.weight" for name in lora.candidates(network)]
+        updates = {name: (network.get_parameter(name).detach() - before[name]).flatten(1) for name in names}
+        record["directions"] = {name: lora.directions(update, 0.9) for name, update in updates.items()}
+        record["full_ranks"] = {f"{name}.weight": full for name, full in lora.full_ranks(network).items()}
+        record["spectrum"] = torch.linalg.svdvals(updates[config["spectrum"]].double()).tolist()
+    return record
+
+
+def run_memory(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a few steps of training take, in megabytes, each measured in a process of its own."""
+    names = ("rank", "alpha", "patterns", "batch_size", "options")
+    took = lora.training_memory(config["model"], tuple(config["image_shape"]), **{name: config[name] for name in names})
+    megabytes = {name: getattr(took, f"{name}_bytes") / 1e6 for name in ("gradient", "optimizer", "peak")}
+    drawn = {"name": "random", "source": "random numbers", "title": "Random images"}
+    return {"data": drawn, "trainable": took.trainable, "total": took.total, **megabytes}
+
+
+def run_serving(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One batch with images for several tenants, answered in four ways, in turn; times relative to the base alone."""
+    data = load(config["data"])
+    network = models.build(config["model"], data, seed=seed, num_outputs=data.num_classes, **config["options"]).eval()
+    generator = torch.Generator().manual_seed(seed)
+    tenants = [f"tenant_{number}" for number in range(config["tenants"])]
+    for number, name in enumerate(tenants):
+        lora.inject(network, "blocks.*", config["rank"], config["alpha"], name=name, seed=number)
+        for layer in lora.adapted(network).values():
+            torch.nn.init.normal_(layer.lora_B[name], std=0.02, generator=generator)
+    images = torch.from_numpy(data.test.x[: config["batch"]]).float() / 255
+    whose = torch.randint(len(tenants), (len(images),), generator=generator)
+    names = [tenants[i] for i in whose]
+    merged = []
+    for name in tenants:
+        own = copy.deepcopy(network)
+        lora.use(own, name)
+        lora.fold(own)
+        merged.append(own)
+
+    def alone() -> torch.Tensor:
+        lora.use(network, None)
+        return network(images)
+
+    def copies() -> torch.Tensor:
+        return lora.by_tenant(names, lambda name, rows: merged[tenants.index(name)](images[rows]))
+
+    def switch() -> torch.Tensor:
+        return lora.by_tenant(names, lambda name, rows: lora.answer_as(network, name, images[rows]))
+
+    mixed = lora.Tenants(network)
+
+    def together() -> torch.Tensor:
+        return mixed(images, names)
+
+    ways = {"base alone": alone, "a merged copy each": copies, "switch adapters": switch, "one mixed batch": together}
+    with torch.no_grad():
+        answers = {name: way() for name, way in ways.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(config["rounds"]):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way()
+                seconds[name].append(time.perf_counter() - start)
+    base = np.array(seconds["base alone"])
+    adapter = lora.adapter_state_dict(network, tenants[0])
+    floats = sum(value.numel() for name, value in adapter.items() if not name.endswith(".scale"))
+    whole = sum(parameter.numel() for parameter in merged[0].parameters())
+    return {
+        "data": describe(data),
+        "times": {name: float(np.median(np.array(values) / base)) for name, values in seconds.items()},
+        "differs": {n: float((answers[n] - answers["a merged copy each"]).abs().max()) for n in ways if n != "base alone"},
+        "scale_of_answers": float(answers["a merged copy each"].abs().max()),
+        "kilobytes": {"one adapter": 4 * floats / 1e3, "one network": 4 * whole / 1e3},
+    }  # fmt: skip
+
+
+def run_choice(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One setting on the first two tasks: accuracy on their validation images after the second, in per cent."""
+    data = load(config["data"])
+    stream = streams.class_incremental(data, NUM_TASKS, limit=config["limit"]).first(2)
+    model = models.build(config["model"], data, seed=seed, **config["options"])
+    learner = Learner(
+        model, make_methods(config), lr=config["lr"], batch_size=64, epochs=config["epochs"], seed=seed,
+        show_progress=False,
+    )  # fmt: skip
+    seen = learner.fit(stream, evaluate="validation").accuracy[-1]
+    return {
+        "data": describe(data),
+        "validation": 100 * float(seen.mean()),
+        "trainable": lora.count_parameters(learner.model).trainable,
+    }
+
+
+# ---- conditions -----------------------------------------------------------------------------------------------------
+
+TINY_VIT = {"model": "vit", "options": {"patch_size": 2, "width": 32, "depth": 2}}
+# `few`: what the experiments with many conditions use; in full 1,000 training images a class, three epochs.
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"data": "digits", "limit": 40, "epochs": 1, "memory": 50, "lr": 3e-3, **TINY_VIT},
+    "quick": {"data": "digits", "limit": None, "epochs": 10, "memory": 50, "lr": 3e-3, **TINY_VIT},
+    "full": {
+        "data": "fashion_mnist", "limit": None, "epochs": 10, "memory": 500, "lr": 1e-3,
+        "model": "vit", "options": {"patch_size": 7},
+    },
+}  # fmt: skip
+FEW: dict[str, dict[str, Any]] = {"smoke": {}, "quick": {}, "full": {"limit": 1000, "epochs": 3}}
+ADAPTER = {"rank": 4, "alpha": 16.0, "adapters": "merged", "start": "dense"}
+COMPARED = ("fine-tuning", "LoRA", "replay", "LoRA + replay", "joint")
+
+
+def _config(preset: str, method: str, **changes: Any) -> dict[str, Any]:
+    adapter = ADAPTER if "LoRA" in method else {}
+    return {**PRESETS[preset], "scenario": "class", "method": method, **adapter, **changes}
+
+
+def _compared(preset: str) -> dict[str, dict[str, Any]]:
+    return {method: _config(preset, method, **FEW[preset]) for method in COMPARED}
+
+
+def _long(preset: str) -> dict[str, dict[str, Any]]:
+    """The same with all images and ten epochs in full: an hour or two a method on two cores."""
+    return {method: _config(preset, method) for method in COMPARED}
+
+
+BASES = {
+    "smoke": {"glyphs": {"base": "glyphs", "base_epochs": 0.05, "base_lr": 3e-3}},
+    "quick": {"glyphs": {"base": "glyphs", "base_epochs": 3, "base_lr": 3e-3}},
+    "full": {
+        "glyphs": {"base": "glyphs", "base_epochs": 10, "base_lr": 1e-3},
+        "Tiny-ImageNet": {"base": "tiny_imagenet_gray", "base_epochs": 10, "base_lr": 1e-3},
+    },
+}
+NO_BASE = {"base": None, "base_epochs": 0, "base_lr": 0.0}
+
+
+def _bases(preset: str) -> dict[str, dict[str, Any]]:
+    """Where the frozen weights come from, with all weights trained beside it."""
+    few = FEW[preset]
+    found = {"LoRA + replay, on random": _config(preset, "LoRA + replay", **few, **NO_BASE) | {"start": "frozen"}}
+    for name, base in BASES[preset].items():
+        found[f"LoRA + replay, on {name}"] = _config(preset, "LoRA + replay", **few, **base) | {"start": "frozen"}
+        found[f"replay, from {name}"] = _config(preset, "replay", **few, **base)
+    return found
+
+
+def _kinds(preset: str) -> dict[str, dict[str, Any]]:
+    """One adapter or many, on the best base that the preset has; task- and class-incremental."""
+    base = {**FEW[preset], **list(BASES[preset].values())[-1]}
+    told = {"scenario": "task", "start": "frozen"}
+    found = {"task, all weights": _config(preset, "fine-tuning", **base) | {"scenario": "task"}}
+    for kind in ("shared", "merged", "per_task"):
+        found[f"task, {kind}"] = _config(preset, "LoRA", **base) | {**told, "adapters": kind}
+    guess = {"start": "frozen", "adapters": "per_task", "identity": "inferred"}
+    found["class, per_task"] = _config(preset, "LoRA", **base) | guess
+    return found
+
+
+def _adapt(preset: str, rank: int | str | None, **changes: Any) -> dict[str, Any]:
+    name = "data", "limit", "epochs", "lr", "model", "options"
+    settings = {key: value for key, value in {**PRESETS[preset], **FEW[preset]}.items() if key in name}
+    return {
+        **settings, "first_lr": settings["lr"], "rank": rank, "alpha": ADAPTER["alpha"], "patterns": None, "budget": 4,
+        "looks": 4 if preset == "smoke" else 15, "spectrum": "blocks.0.mlp.up.weight", **changes,
+    }  # fmt: skip
+
+
+# A unit of rank costs a block 8 widths in the attention, 10 in the MLP, 18 in all: about 72 widths each.
+PLACES = {"attention": ("blocks.*.attention.*", 9), "MLP": ("blocks.*.mlp.*", 7)}
+RANKS = {"smoke": (1,), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32)}
+RATES = {"smoke": (1,), "quick": (0.1, 1), "full": (0.1, 0.3, 1, 3)}
+
+
+def _adaptations(preset: str) -> dict[str, dict[str, Any]]:
+    """All weights, adapters of every rank, the head alone."""
+    ranks = {f"rank {rank}": _adapt(preset, rank) for rank in RANKS[preset]}
+    return {"head alone": _adapt(preset, 0), **ranks, "all weights": _adapt(preset, None)}
+
+
+def _frontier(preset: str) -> dict[str, dict[str, Any]]:
+    """All weights and rank 4, each with several learning rates, as multiples of the preset's."""
+    lr = PRESETS[preset]["lr"]
+    return {
+        f"{name}, lr x {factor:g}": _adapt(preset, rank, lr=factor * lr)
+        for name, rank in (("all weights", None), ("rank 4", 4))
+        for factor in RATES[preset]
+    }
+
+
+def _placements(preset: str) -> dict[str, dict[str, Any]]:
+    """The same number of trained weights in different places, and shared out by importance."""
+    found = {"everywhere, rank 4": _adapt(preset, 4, patterns=["blocks.*"])}
+    for name, (pattern, rank) in PLACES.items():
+        found[f"{name}, rank {rank}"] = _adapt(preset, rank, patterns=[pattern])
+    found["everywhere, ranks by importance"] = _adapt(preset, "by importance", patterns=["blocks.*"])
+    found["everywhere, one rank for the task"] = _adapt(preset, "one for the task", patterns=["blocks.*"])
+    return found
+
+
+RESNET = {"model": "resnet18", "options": {"stem": "strided"}, "limit": 1000, "epochs": 3}
+RESNET_ADAPTER = {"rank": 16, "alpha": 32.0}
+RESNET_METHODS = ("fine-tuning", "replay", "LoRA + replay", "joint")
+
+
+def _resnets(preset: str) -> dict[str, dict[str, Any]]:
+    """A ResNet-18: minutes a run, so one seed in full and a few images in the other presets."""
+    size = RESNET if preset == "full" else {**RESNET, "limit": 4, "epochs": 1}
+    return {
+        method: _config(preset, method, **size) | (RESNET_ADAPTER if "LoRA" in method else {})
+        for method in RESNET_METHODS
+    }
+
+
+def _memories(preset: str) -> dict[str, dict[str, Any]]:
+    """All weights and adapters, a usual batch and a single image; in full two networks."""
+    networks = {"ViT": ("vit", {}), "ResNet-18": ("resnet18", {"stem": "strided"})}
+    found = {}
+    for name in networks if preset == "full" else ("ViT",):
+        model, options = networks[name]
+        for batch in (64,) if preset == "smoke" else (64, 1):
+            for label, rank in (("all weights", None), ("rank 4", 4)):
+                found[f"{name}, batch of {batch}, {label}"] = {
+                    "model": model, "options": options, "image_shape": [1, 28, 28], "batch_size": batch, "rank": rank,
+                    "alpha": ADAPTER["alpha"], "patterns": None,
+                }  # fmt: skip
+    return found
+
+
+def _servings(preset: str) -> dict[str, dict[str, Any]]:
+    settings = {name: PRESETS[preset][name] for name in ("data", "model", "options")}
+    return {
+        f"{tenants} tenants": {
+            **settings,
+            "tenants": tenants,
+            "rank": 4,
+            "alpha": 16.0,
+            "batch": 64,
+            "rounds": 5 if preset == "smoke" else 30,
+        }
+        for tenants in ((2,) if preset == "smoke" else (4, 32))
+    }
+
+
+def _choices(preset: str) -> dict[str, dict[str, Any]]:
+    """Learning rates with all weights and with adapters, and ranks."""
+    settings = {"limit": 1000} if preset == "full" else {}
+    lr = PRESETS[preset]["lr"]
+    found = {}
+    for factor in (0.3, 1, 3) if preset != "smoke" else (1,):
+        found[f"replay, lr x {factor}"] = _config(preset, "replay", **settings, lr=factor * lr)
+        found[f"LoRA + replay, rank 4, lr x {factor}"] = _config(preset, "LoRA + replay", **settings, lr=factor * lr)
+    if preset == "full":
+        for rank in (2, 8):
+            found[f"LoRA + replay, rank {rank}, lr x 1"] = _config(preset, "LoRA + replay", **settings) | {"rank": rank}
+    return found
+
+
+def _code(*names: str) -> tuple[str, ...]:
+    return tuple(f"course_utils.{name}" for name in names)
+
+
+_LORA = ("lora.layer", "lora.model")
+_TRAINING = ("learner", "streams", "objectives", "models.head", "methods.joint", "methods.replay", "methods.buffers")
+_STREAM = _code(*_TRAINING, "models.vit", *_LORA, "lora.method")
+_ADAPT = _code("learner", "streams", "objectives", "models.head", "models.vit", *_LORA, "lora.ranks")
+_ONE = {"smoke": [0], "quick": [0], "full": [0]}
+
+EXPERIMENTS = {
+    entry.name: entry
+    for entry in (
+        Experiment("stream", run_stream, _compared, title="Five tasks, a ViT", code=_STREAM),
+        Experiment("long", run_stream, _long, title="Five tasks, a ViT, ten epochs", code=_STREAM),
+        Experiment("bases", run_base, _bases, title="What the adapters stand on", code=(*_STREAM, *_code("lora.pretraining"))),
+        Experiment("kinds", run_base, _kinds, title="One adapter or many", code=(*_STREAM, *_code("lora.pretraining"))),
+        Experiment("adapt", run_adapt, _adaptations, title="One new task, every rank", code=_ADAPT),
+        Experiment("frontier", run_adapt, _frontier, title="Learned and forgotten", code=_ADAPT),
+        Experiment("places", run_adapt, _placements, title="Where the adapters go", code=_ADAPT),
+        Experiment("resnet", run_stream, _resnets, seeds=_ONE, title="Five tasks, a ResNet-18", code=(*_STREAM, *_code("models.resnet"))),
+        Experiment("memory", run_memory, _memories, seeds=_ONE, title="Memory in training", code=(*_code("lora.memory", "models.vit", "models.resnet"), *_code(*_LORA))),
+        Experiment("serving", run_serving, _servings, seeds=_ONE, title="Many tenants", code=(*_code("lora.serving", "models.vit"), *_code(*_LORA))),
+        Experiment("choice", run_choice, _choices, seeds=_ONE, title="The choice of learning rate and rank", code=_STREAM),
+    )
+}  # fmt: skip
