@@ -168,6 +168,19 @@ def full_results(slug: str, lesson, data_title: str):
     return found
 
 
+def watch_fits(monkeypatch, learner_class) -> list[tuple[str, int]]:
+    """A list that grows by (split, number of tasks) whenever a learner is fitted: what a choice has looked at."""
+    seen: list[tuple[str, int]] = []
+    fit = learner_class.fit
+
+    def watched(learner, stream, *, evaluate="test", **options):
+        seen.append((evaluate, len(stream)))
+        return fit(learner, stream, evaluate=evaluate, **options)
+
+    monkeypatch.setattr(learner_class, "fit", watched)
+    return seen
+
+
 class Answers:
     """Wrong and right answers to a lesson's exercises, filled by the decorators `wrong` and `right`.
 

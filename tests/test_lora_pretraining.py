@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 
 from course_utils import Learner, datasets, lora, models, streams
 
@@ -72,3 +75,29 @@ def test_resized_images_are_means_of_areas(digits):
     assert np.array_equal(small.train.y, digits.train.y) and len(small.validation) == len(digits.validation)
     with pytest.raises(ValueError, match="1 channels, 3 were asked for"):
         lora.resized(digits, (3, 4, 4))
+
+
+def script():
+    """`data/pretrain_base.py` as a module."""
+    spec = importlib.util.spec_from_file_location("pretrain_base", ROOT / "data" / "pretrain_base.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_trains_what_the_lesson_would_read(tmp_path, digits, capsys):
+    out = tmp_path / "base.pt"
+    settings = ["--set", "patch_size=4", "--set", "width=16", "--set", "depth=1", "--limit", "5", "--epochs", "1"]
+    assert script().main(["--data", "digits", *settings, "--out", str(out)]) == 0
+    assert "kept in the course's cache" in capsys.readouterr().out
+    expected = lora.pretrained_base(digits, "vit", epochs=1.0, limit=5, show_progress=False, **TINY)
+    saved = torch.load(out, weights_only=True)
+    assert saved.keys() == expected.keys() and all(torch.equal(saved[name], expected[name]) for name in saved)
+
+
+def test_the_script_says_what_is_wrong(capsys):
+    assert script().main(["--data", "nothing"]) == 1
+    assert "unknown data set 'nothing'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script().main(["--set", "width"])
+    assert "write name=value" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def pretrained_base(
     settings: dict[str, Any] = {
         "data": [data.title, data.source, len(data.train), data.num_classes, list(data.image_shape)],
         "model": [model, options, _digest(fresh)],
-        "training": [epochs, lr, batch_size, limit, seed],
+        "training": [float(epochs), float(lr), batch_size, limit, seed],
     }
     text = json.dumps(settings, sort_keys=True)
     key = f"base_{model}_{data.name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import full_results
+from helpers import full_results, watch_fits
 
 from course_utils.lessons import experiment, storage
 from course_utils.lessons.experiments import lesson_03 as lesson
@@ -75,18 +75,10 @@ def test_the_lambdas_of_the_quick_preset_come_from_the_same_rule(scenario):
 
 
 def test_no_run_of_the_choice_looks_at_a_test_image_or_a_later_task(monkeypatch):
-    splits = []
-    fit = lesson.Learner.fit
-
-    def spy(learner, stream, *, evaluate="test", **options):
-        splits.append((evaluate, len(stream)))
-        return fit(learner, stream, evaluate=evaluate, **options)
-
-    monkeypatch.setattr(lesson.Learner, "fit", spy)
     lesson._warm_up()
-    splits.clear()
+    seen = watch_fits(monkeypatch, lesson.Learner)
     lesson.run_choice(lesson._config("smoke", "task", "L2", strength=0.1), 0, None)
-    assert splits == [("validation", lesson.TUNING_TASKS)]
+    assert seen == [("validation", lesson.TUNING_TASKS)]
 
 
 # ---- the claims -------------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ WRONG += [
     ("04.3", lambda x, w, b, A, B, s: s * (F.linear(x, w, b) + x @ A.T @ B.T), "multiplies the frozen layer"),
     ("04.3", _forward(base=lambda x, w, b: F.linear(x, w)), "The bias is missing"),
     ("04.3", lambda x, w, b, A, B, s: F.linear(x, w, b) + F.linear(s * x @ A.T, B, b), "added twice"),
+    ("04.3", lambda x, w, b, A, B, s: F.linear(x, w, b) + s / len(A) * x @ A.T @ B.T, "alpha / rank already"),
     ("04.3", _forward(scale=lambda s: s * s), "The scale is squared"),
     ("04.3", _forward(scale=lambda s: 1 / s), "You divide by the scale"),
     ("04.3", _forward(scale=lambda s: -s), "You subtract the update"),
@@ -169,6 +170,7 @@ def start_normal(out, into, rank, generator):
 
 
 WRONG += [
+    ("04.4", lambda *a: tuple(t.double() for t in start_uniform(*a)), "computes in torch.float32"),
     ("04.4", _start(zero_b=False), "would be disturbed"),
     ("04.4", lambda out, into, rank, g: (torch.zeros(rank, into), torch.zeros(out, rank)), "Both factors are zero"),
     (
@@ -237,18 +239,18 @@ def merge_clone(weight, A, B, scale):
 
 
 @right("04.6")
-def merge_looks_at_the_factors(weight, A, B, scale):
-    for factor in (A, B):
-        if not torch.isfinite(factor).all():
-            raise FloatingPointError("not finite")
-    return torch.addmm(weight, B, A, alpha=scale)
+def merge_addmm(weight, A, B, scale):
+    merged = torch.addmm(weight, B, A, alpha=scale)
+    if not math.isfinite(merged.abs().sum()):
+        raise FloatingPointError("not finite")
+    return merged
 
 
 @wrong("04.6", "The weight that was passed in has changed")
 def merge_in_place(weight, A, B, scale):
     update = scale * B @ A
     if not update.isfinite().all():
-        raise FloatingPointError
+        raise FloatingPointError("not finite")
     weight += update
     return weight
 
@@ -257,6 +259,22 @@ def merge_in_place(weight, A, B, scale):
 def merge_scales_a(weight, A, B, scale):
     A *= scale
     return merge_clone(weight, A, B, 1.0)
+
+
+@wrong("04.6", "not at the factors")
+def merge_looks_at_the_factors(weight, A, B, scale):
+    for factor in (A, B):
+        if not torch.isfinite(factor).all():
+            raise FloatingPointError("not finite")
+    return torch.addmm(weight, B, A, alpha=scale)
+
+
+@wrong("04.6", "Say in the error's message")
+def merge_says_nothing(weight, A, B, scale):
+    merged = weight + scale * B @ A
+    if not merged.isfinite().all():
+        raise FloatingPointError
+    return merged
 
 
 @wrong("04.6", "your function raised ValueError")
@@ -270,7 +288,7 @@ def merge_value_error(weight, A, B, scale):
 def merge_only_nan(weight, A, B, scale):
     merged = weight + scale * B @ A
     if merged.isnan().any() and not merged.isinf().any():
-        raise FloatingPointError
+        raise FloatingPointError("not finite")
     return merged
 
 
@@ -330,6 +348,14 @@ def _between(new, old, i, target):
     return old[i - 1] + part * (old[i] - old[i - 1])
 
 
+def equal_without_the_first_look(new, old, target):
+    """Looks for a rise through the target, and finds none where the first look is above it already."""
+    for i in range(1, len(new)):
+        if new[i - 1] < target <= new[i]:
+            return _between(new, old, i, target)
+    return old[-1] if new[0] >= target else math.nan
+
+
 @wrong("04.7", "second time at which the target is reached")
 def equal_last_time(new, old, target):
     """Finds the last look that is below the target before one that is not."""
@@ -361,7 +387,22 @@ WRONG += [
     ("04.7", lambda new, old, target: max(old), "best accuracy on the old task"),
     ("04.7", _at(lambda new, old, i, target: old[i] - 1), "has gone 6/16 of the way"),
     ("04.7", _at(_between, never=0.0), "never gets to 75"),
-    ("04.7", lambda new, old, target: np.interp(target, new, old), "never gets to 75"),
+    (
+        "04.7",
+        lambda new, old, target: np.interp(target, new, old) if max(new) >= target else math.nan,
+        "it searches in the wrong place",
+    ),
+    (
+        "04.7",
+        lambda new, old, target: max(old) - equal_with_numpy(new, old, target),
+        "how much of the old task was lost",
+    ),
+    (
+        "04.7",
+        lambda new, old, target: None if max(new) < target else equal_with_numpy(new, old, target),
+        "Yours returns nothing",
+    ),
+    ("04.7", lambda new, old, target: equal_without_the_first_look(new, old, target), "lies below the first look"),
 ]
 
 
@@ -415,7 +456,20 @@ def directions_square(matrix, energy):
 WRONG += [
     ("04.8", _counted(power=1), "sum of their *squares*"),
     ("04.8", _counted(extra=0), "stop one too early"),
-    ("04.8", lambda m, energy: int(torch.linalg.matrix_rank(m)), "the rank of the matrix"),
+    (
+        "04.8",
+        lambda m, energy: int((torch.linalg.svdvals(m).square().cumsum(0) < energy).sum()) + 1,
+        "stop one too early",
+    ),
+    (
+        "04.8",
+        lambda m, energy: (
+            int((torch.linalg.svdvals(m).square().flip(0).cumsum(0) / m.square().sum() < energy - 1e-6).sum()) + 1
+        ),
+        "add up from the smallest",
+    ),
+    ("04.8", lambda m, energy: _counted()(m, energy) if energy < 1 else 99, "reaching it exactly is enough"),
+    ("04.8", lambda m, energy: int(torch.linalg.matrix_rank(m)), "add up from the smallest"),
     ("04.8", lambda m, energy: (torch.linalg.svdvals(m) ** 2)[:2].sum() / m.square().sum(), "This is a share"),
     ("04.8", lambda m, energy: 4, "the first two make 78 %"),
     ("04.8", _counted(slack=0.05), "All of the energy of a matrix of rank 3"),
@@ -458,6 +512,19 @@ def _quotients(divisor, importance_of=lambda value: value):
 def budget_rounded(importance, budget, minimum=1):
     total = sum(importance.values())
     return {name: max(minimum, round(budget * value / total)) for name, value in importance.items()}
+
+
+@wrong("04.9", "the minimums come on top")
+def budget_on_top(importance, budget, minimum=1):
+    return budget_loop(importance, budget + minimum * len(importance), minimum)
+
+
+@wrong("04.9", "whole shares, and what was left over")
+def budget_rest_to_the_largest(importance, budget, minimum=1):
+    total = sum(importance.values())
+    ranks = {name: max(minimum, int(budget * value / total)) for name, value in importance.items()}
+    ranks[max(importance, key=importance.get)] += budget - sum(ranks.values())
+    return ranks
 
 
 @wrong("04.9", "Ranks are whole numbers")
@@ -525,9 +592,14 @@ def mixed_einsum(x, A, B, which, scale):
     return scale[which][:, None, None] * torch.einsum("btr,bor->bto", low, B[which])
 
 
-@right("04.10")
+@wrong("04.10", "there is a loop in it")
 def mixed_loop(x, A, B, which, scale):
     return torch.stack([scale[t] * (sample @ A[t].T) @ B[t].T for sample, t in zip(x, which.tolist(), strict=True)])
+
+
+@right("04.10")
+def mixed_by_bmm(x, A, B, which, scale):
+    return torch.bmm(torch.bmm(x, A[which].mT), B[which].mT) * scale[which].view(-1, 1, 1)
 
 
 def _mixed(which_of=lambda which: which, scale_of=lambda scale, which: scale[which]):
@@ -550,13 +622,21 @@ WRONG += [
     ("04.10", _mixed(scale_of=lambda scale, which: torch.ones(len(which))), "The scales are not there"),
     (
         "04.10",
-        _mixed(scale_of=lambda scale, which: torch.cat([scale, scale])[: len(which)]),
+        _mixed(scale_of=lambda scale, which: scale[: len(which)]),
         "in the order of the tenants",
     ),
     ("04.10", _all_tenants, "the sum of all tenants' updates"),
-    ("04.10", lambda *a: _all_tenants(*a) / 3, "averaged into one"),
-    ("04.10", lambda *a: mixed_loop(*a)[:, 0], "expected (batch, tokens, out)"),
-    ("04.10", lambda *a: mixed_loop(*a) + 1, "with its tenant t"),
+    ("04.10", lambda *a: _all_tenants(*a) / 4, "averaged into one"),
+    (
+        "04.10",
+        lambda x, A, B, which, scale: _mixed(lambda w: w[:1].expand(len(w)), lambda s, w: s[w[:1].expand(len(w))])(
+            x, A, B, which, scale
+        ),
+        "first *sample's* tenant",
+    ),
+    ("04.10", lambda *a: list(mixed_einsum(*a)), "Return one tensor, (batch, tokens, out)"),
+    ("04.10", lambda *a: mixed_einsum(*a)[:, 0], "of 3 tokens gave a result of shape"),
+    ("04.10", lambda *a: mixed_einsum(*a) + 1, "with its tenant t"),
     (
         "04.10",
         lambda x, A, B, which, scale: scale[which, None, None] * x @ (B[which] @ A[which]).mT,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
@@ -157,6 +158,7 @@ def _forward(answer: Answer) -> None:
             "The scale multiplies the frozen layer, too. It belongs to the update alone.": scale * (base + update),
             "The bias is missing.": base - bias + scale * update,
             "The bias is added twice: the update has none.": base + scale * update + bias,
+            "You divide by the rank. `scale` is alpha / rank already.": base + scale / 2 * update,
             "The scale is squared: it stands on one of the two products, not on both.": base + scale**2 * update,
             "You divide by the scale.": base + update / scale,
             "You subtract the update.": base - scale * update,
@@ -169,6 +171,25 @@ def _forward(answer: Answer) -> None:
         actual, base + scale * update, "Expected `x W^T + bias + scale * (x A^T) B^T`, one row of outputs per row of x.",
         rtol=1e-4, atol=1e-5,
     )  # fmt: skip
+
+
+class _Counting(TorchDispatchMode):
+    """Counts PyTorch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(call: Callable[[], Any]) -> int:
+    """How many operations of PyTorch a call makes: a loop in Python makes more of them the more often it turns."""
+    with _Counting() as counting:
+        call()
+    return counting.count
 
 
 def flops(call: Callable[[], Any]) -> int:
@@ -230,6 +251,10 @@ def _factors(answer: Answer, out: int, into: int, rank: int, seed: int = 0) -> t
             f"For out={out}, in={into}, rank={rank} your A has shape {tuple(A.shape)} and B {tuple(B.shape)}; "
             f"expected ({rank}, {into}) and ({out}, {rank})."
         )
+    if A.dtype != torch.float32 or B.dtype != torch.float32:
+        raise Wrong(
+            f"A is {A.dtype} and B {B.dtype}; the layer beside them computes in torch.float32, and would not take them."
+        )
     return A, B
 
 
@@ -255,6 +280,8 @@ def _starts_as_the_frozen_layer(answer: Answer) -> None:
 def _spread(answer: Answer) -> None:
     A, _ = _factors(answer, 30, 400, 50)
     bound, largest = 1 / 20, float(A.abs().max())
+    if not A.any():
+        raise Wrong("A is all zero, so it fills no range.")
     if float(A.min()) >= 0:
         raise Wrong(
             "All entries of A are positive. `torch.rand` draws from 0 to 1: shift it, so that both signs are as likely."
@@ -282,6 +309,8 @@ def _spread(answer: Answer) -> None:
 
 def _from_the_generator(answer: Answer) -> None:
     first, again, other = (_factors(answer, 4, 9, 2, seed)[0] for seed in (1, 1, 2))
+    if not first.any():
+        raise Wrong("A is all zero: no chance in it at all.")
     if not torch.equal(first, again):
         raise Wrong(
             "Two generators with the same seed gave different factors: the random numbers do not come from `generator`. "
@@ -318,7 +347,7 @@ EXERCISES = [
         reference=largest_saving_rank,
         criteria=[
             Criterion("the largest rank with fewer numbers than the weight", _saving, share=2),
-            Criterion("as many is not fewer, and some weights cannot be saved", _no_saving),
+            Criterion("as many is not fewer, and for some weights no rank saves anything", _no_saving),
         ],
         hints=(
             "How many numbers has A? And B? Write both with the rank, and compare with the weight.",
@@ -340,7 +369,7 @@ EXERCISES = [
             Criterion("gradients reach A and B", _gradients),
         ],
         hints=(
-            "The output of the frozen layer is one line. What does the update add to it, in terms of x?",
+            "Which of the two products in $(x A^T) B^T$ has to come first, so that little is left to do for the second?",
             "`torch.nn.functional.linear(x, M)` computes `x M^T` for any M. Send x through A, and the result through B.",
             "`linear(x, weight, bias) + scale * linear(linear(x, A), B)`.",
         ),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
-from course_utils.lessons.exercises.lesson_04_layer import drawn, flops
+from course_utils.lessons.exercises.lesson_04_layer import drawn, flops, operations
 
 Answer = Callable[..., Any]
 
@@ -124,12 +124,18 @@ def _leaves_the_base(answer: Answer) -> None:
 
 
 def _refuses(answer: Answer) -> None:
-    for bad in (float("nan"), float("inf")):
+    for bad in (float("nan"), float("inf"), 1e30):
         weight, A, B = drawn(5, 4), drawn(2, 4, seed=5), drawn(5, 2, seed=6)
         B[3, 1] = bad
+        if bad == 1e30:
+            A[1, 2] = bad  # both finite, their product is not
         try:
             answer(weight, A, B, 0.3)
-        except FloatingPointError:
+        except FloatingPointError as error:
+            if not str(error):
+                raise Wrong(
+                    "Say in the error's message what is wrong: whoever meets it has trained for hours."
+                ) from None
             continue
         except NotImplementedError:
             raise
@@ -137,6 +143,10 @@ def _refuses(answer: Answer) -> None:
             raise Wrong(
                 f"An adapter with {bad} in it should raise FloatingPointError; your function raised {type(error).__name__}."
             ) from None
+        if bad == 1e30:
+            raise Wrong(
+                "A and B are finite here, but with 1e30 in both their product is infinite: look at the *result*, not at the factors."
+            )
         raise Wrong(
             f"B holds {bad}, and your function merges it without a word: from then on the whole network answers NaN, and the "
             "good base is gone with it. Raise FloatingPointError unless `merged.isfinite().all()`."
@@ -147,18 +157,23 @@ def _refuses(answer: Answer) -> None:
 
 
 def _tenants(batch: int = 4, tokens: int = 3, features: int = 5, outputs: int = 6, rank: int = 2) -> tuple[Tensor, ...]:
-    x, A, B = drawn(batch, tokens, features), drawn(3, rank, features, seed=5), drawn(3, outputs, rank, seed=6)
-    return x, A, B, torch.tensor([2, 0, 1, 2])[:batch], torch.tensor([0.5, 2.0, 1.5])
+    x, A, B = drawn(batch, tokens, features), drawn(4, rank, features, seed=5), drawn(4, outputs, rank, seed=6)
+    return x, A, B, torch.tensor([2, 0, 3, 2] * 10)[:batch], torch.tensor([0.5, 2.0, 1.5, 0.8])
 
 
 def _mixed(answer: Answer) -> None:
-    x, A, B, which, scale = _tenants()
+    x, A, B, which, scale = (
+        _tenants()
+    )  # as many samples as there are tenants, so that a mix-up gives numbers, not an error
 
     def with_tenants(tenants: Any, factors: Any) -> Tensor:
         return torch.stack([s * sample @ A[t].T @ B[t].T for sample, t, s in zip(x, tenants, factors, strict=True)])
 
     expected = with_tenants(which, scale[which])
-    actual = to_array(answer(x, A, B, which, scale))
+    found = answer(x, A, B, which, scale)
+    if found is not None and not isinstance(found, Tensor):
+        raise Wrong(f"Return one tensor, (batch, tokens, out); yours is a {type(found).__name__}.")
+    actual = to_array(found)
     if actual.shape != expected.shape:
         raise Wrong(
             f"4 samples of 3 tokens gave a result of shape {actual.shape}; expected (batch, tokens, out) = (4, 3, 6)."
@@ -173,13 +188,14 @@ def _mixed(answer: Answer) -> None:
             ),
             "The scales are not there.": with_tenants(which, [1.0] * 4),
             "The scales are in the order of the tenants, not of the samples: `scale[which]`.": with_tenants(
-                which, [*scale, scale[0]]
+                which, scale
             ),
+            "All samples get the adapter of the first *sample's* tenant.": with_tenants([2] * 4, [scale[2]] * 4),
             "All samples get the sum of all tenants' updates.": torch.stack(
-                [sum(scale[t] * sample @ A[t].T @ B[t].T for t in range(3)) for sample in x]
+                [sum(scale[t] * sample @ A[t].T @ B[t].T for t in range(4)) for sample in x]
             ),
             "Every tenant's adapter is averaged into one.": torch.stack(
-                [sum(scale[t] * sample @ A[t].T @ B[t].T for t in range(3)) / 3 for sample in x]
+                [sum(scale[t] * sample @ A[t].T @ B[t].T for t in range(4)) / 4 for sample in x]
             ),
         },
         expected=expected,
@@ -203,6 +219,18 @@ def _stays_thin(answer: Answer) -> None:
         raise Wrong(
             f"The outputs are right, with {spent / thin:.0f} times the work that is needed: a full matrix B A is formed for every "
             "sample. Send x through A first, then through B."
+        )
+
+
+def _no_loop(answer: Answer) -> None:
+    def made(batch: int) -> int:
+        return operations(lambda: answer(*_tenants(batch)))
+
+    few, many = made(4), made(40)
+    if many > few:
+        raise Wrong(
+            f"With 4 samples your function makes {few} operations, with 40 it makes {many}: there is a loop in it. `A[which]` gives every "
+            "sample's factor at once, and `@` multiplies a whole batch of matrices."
         )
 
 
@@ -239,7 +267,7 @@ EXERCISES = [
             Criterion("NaN and infinite numbers are refused", _refuses),
         ],
         hints=(
-            "One line makes the merged weight. Then look whether everything in it is finite.",
+            "Which of `W + ...` and `W += ...` leaves W as it was? And what could be wrong with the sum?",
             "`tensor.isfinite()` is True where a number is neither NaN nor infinite; `.all()` asks for all of them.",
             "`merged = weight + scale * B @ A`, then `if not merged.isfinite().all(): raise FloatingPointError(...)`.",
         ),
@@ -256,6 +284,7 @@ TENANTS = [
         criteria=[
             Criterion("every sample gets its own tenant's update", _mixed, share=2),
             Criterion("no full matrix for any sample", _stays_thin),
+            Criterion("all samples at once", _no_loop),
         ],
         hints=(
             "Indexing with a tensor of integers picks rows: what shape has `A[which]`?",

@@ -47,6 +47,7 @@ def _between_two_looks(answer: Answer) -> None:
             "This is the middle between the two looks. The target lies 6 of the 16 points above the look before.": (83 + 60) / 2,
             "This is the *new* task's accuracy. Asked for is the old one's at that moment.": 80.0,
             "This is the best accuracy on the old task over the whole run.": 96.0,
+            "This is how much of the old task was lost. Asked for is its accuracy at that moment.": 96 - (83 - 6 / 16 * 23),
         },
         expected=83 - 6 / 16 * 23,
     )  # fmt: skip
@@ -79,13 +80,40 @@ def _the_first_time(answer: Answer) -> None:
     )
 
 
+def _a_noisy_curve(answer: Answer) -> None:
+    new = [36.0, 34.0, 60.0, 30.0, 52.0, 55.0, 57.0, 68.0, 73.0, 73.0, 72.0, 76.0]
+    old = [90.0 - 3 * i for i in range(len(new))]
+    message = (
+        "Accuracy goes up and down. The target, 60, is reached exactly at the third look, and lost again afterwards."
+    )
+    actual = to_array(answer(new, old, 60.0))
+    diagnose(
+        actual,
+        {
+            f"{message} `np.interp` needs rising numbers: here it searches in the wrong place.": float(
+                np.interp(60.0, new, old)
+            ),
+            f"{message} Yours is the last time at which it is reached: take the first.": 72 - 3 / 11 * 3,
+        },
+        expected=84.0,
+    )
+    close(actual, 84.0, message)
+
+
 def _never_and_at_once(answer: Answer) -> None:
-    actual = to_array(answer([10.0, 60.0, 70.0], [90.0, 80.0, 70.0], 75.0))
-    if not np.isnan(actual).all():
+    found = answer([10.0, 60.0, 70.0], [90.0, 80.0, 70.0], 75.0)
+    if found is None:
+        raise Wrong("Where the target is never reached, return NaN (`float('nan')`). Yours returns nothing.")
+    if not np.isnan(to_array(found)).all():
         raise Wrong(
-            f"The new task never gets to 75, so there is nothing to compare: return NaN (`float('nan')`), not {actual}."
+            f"The new task never gets to 75, so there is nothing to compare: return NaN (`float('nan')`), not {found}."
         )
-    close(answer([70.0, 80.0], [90.0, 60.0], 70.0), 90.0, "The target is reached at the first look: its old accuracy.")
+    close(
+        answer([70.0, 80.0, 90.0], [90.0, 60.0, 50.0], 65.0),
+        90.0,
+        "The target, 65, lies below the first look. Nothing was looked at before it, so there is nothing to interpolate: return "
+        "`old[0]`.",
+    )
     close(answer([50.0, 70.0], [90.0, 60.0], 70.0), 60.0, "The target is reached exactly at the second look.")
 
 
@@ -111,8 +139,9 @@ def _held(answer: Answer) -> None:
         {
             "Two directions hold 78 % of the energy, and you say three. Is it the sum of the singular values that you take? Energy "
             "is the sum of their *squares*.": 3,
-            "One direction holds 63 % of the energy: less than the 75 % asked for. Does your count stop one too early?": 1,
-            "This is the rank of the matrix: how many directions it has at all.": 5,
+            "One direction holds 63 % of the energy: less than the 75 % asked for. Does your count stop one too early, or do you compare "
+            "energies with a share, without dividing by their sum?": 1,
+            "You count all directions that the matrix has. Or do you add up from the smallest? Start with the largest.": 5,
             "This is a share, not a number of directions.": (64 + 16) / 102,
         },
         expected=2,
@@ -128,8 +157,13 @@ def _held(answer: Answer) -> None:
 
 
 def _extremes(answer: Answer) -> None:
+    found = to_array(answer(_matrix((6.0, 2.0, 1.0)), 1.0))
+    if found.size == 1 and float(found) > 5:
+        raise Wrong(
+            "You find more directions than the matrix has. *At least* the share: reaching it exactly is enough."
+        )
     close(
-        answer(_matrix((6.0, 2.0, 1.0)), 1.0),
+        found,
         3,
         "All of the energy of a matrix of rank 3 takes 3 directions. (Are you adding up numbers of the size of a rounding error?)",
     )
@@ -150,7 +184,7 @@ def directions(matrix: Tensor, energy: float) -> int:
 
 # ---- 04.9 a budget of ranks ------------------------------------------------------------------------------------------
 
-IMPORTANCE = {"query": 5.0, "value": 20.0, "up": 9.0, "down": 2.0}
+IMPORTANCE = {"query": 5.3, "value": 20.1, "up": 9.2, "down": 2.1}
 
 
 def _by_quotients(importance: Mapping[str, float], budget: int, divisor: Callable[[int], float], start: int) -> Any:
@@ -174,6 +208,10 @@ def _budget_is_spent(answer: Answer) -> None:
         found = _ranks(answer, IMPORTANCE, budget)
         if any(value != int(value) for value in found.values()):
             raise Wrong(f"Ranks are whole numbers; yours are {found}.")
+        if sum(found.values()) == budget + len(found):
+            raise Wrong(
+                f"With a budget of {budget} you give out {sum(found.values())} ranks: the minimums come on top. They are part of it."
+            )
         if sum(found.values()) != budget:
             raise Wrong(
                 f"The budget is {budget}, and your ranks sum to {sum(found.values())}: {found}. Rounding shares does not spend a "
@@ -196,6 +234,8 @@ def _rule(answer: Answer) -> None:
         "Every rank beyond the first goes to the most important layer. After each rank, its claim has to sink: divide by "
         "`2 * rank + 1`.": _by_quotients(IMPORTANCE, budget, lambda rank: 1.0, 1),
         "All layers get the same: importance does not count.": {"query": 5, "value": 5, "up": 4, "down": 4},
+        "These are whole shares, and what was left over went to the most important layer. Here each rank is given out by itself, to the "
+        "largest `importance / (2 * rank + 1)`.": {"query": 2, "value": 11, "up": 4, "down": 1},
     }
     found = _ranks(answer, IMPORTANCE, budget)
     if found == expected:
@@ -210,7 +250,7 @@ def _rule(answer: Answer) -> None:
 
 
 def _never_takes_back(answer: Answer) -> None:
-    importance = {"a": 6.0, "b": 6.0, "c": 2.0, "d": 0.0}
+    importance = {"a": 6.1, "b": 5.9, "c": 2.03, "d": 0.01}
     before = _ranks(answer, importance, 4)
     for budget in range(5, 30):
         now = _ranks(answer, importance, budget)
@@ -245,7 +285,7 @@ def allocate_ranks(importance: Mapping[str, float], budget: int, minimum: int = 
 EXERCISES = [
     Exercise(
         id="04.7",
-        title="Forgetting at equal accuracy",
+        title="The old task at equal new accuracy",
         difficulty=3,
         minutes=15,
         points=2,
@@ -253,6 +293,7 @@ EXERCISES = [
         criteria=[
             Criterion("interpolates between the looks before and after", _between_two_looks, share=2),
             Criterion("the first time counts", _the_first_time),
+            Criterion("on a noisy curve, too", _a_noisy_curve),
             Criterion("never reached is NaN, at once is the first look", _never_and_at_once),
         ],
         hints=(
