@@ -6,6 +6,8 @@ Letters are those of the prose in `solutions/04_lora.py`.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -35,18 +37,22 @@ def full():
     return found
 
 
-def live(name, labels):
-    """Results of some conditions of the quick preset, run here with three seeds."""
+@cache
+def quick_run(name, label, seed):
+    """One record of the quick preset, run here once."""
     entry = lesson.EXPERIMENTS[name]
-    configs = entry.configurations("quick")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    records = {
-        label: {seed: storage.from_json(experiment.run_one(entry, configs[label], seed)) for seed in SEEDS}
-        for label in labels
-    }
-    torch.set_num_threads(threads)
-    return Results(name, entry.title, "quick", records)
+    try:
+        return storage.from_json(experiment.run_one(entry, entry.configurations("quick")[label], seed))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def live(name, labels):
+    """Results of some conditions of the quick preset, with three seeds."""
+    records = {label: {seed: quick_run(name, label, seed) for seed in SEEDS} for label in labels}
+    return Results(name, lesson.EXPERIMENTS[name].title, "quick", records)
 
 
 def test_learning_rate_and_rank_are_those_that_the_recorded_choice_gives(full):
