@@ -150,8 +150,12 @@ def try_extremes(names):
     print(f"{len(found)} explorations drawn at their extremes")
 
 
-def full_results(slug: str, lesson, data_title: str):
-    """Experiment -> Results of a lesson's recorded full run, which must be complete, up to date and on real data."""
+def full_results(slug: str, lesson, data_title: str, **others: str):
+    """Experiment -> Results of a lesson's recorded full run, which must be complete, up to date and on real data.
+
+    Args:
+        others: experiment -> title of its data, where it is another one.
+    """
     from course_utils.lessons import experiment
     from course_utils.lessons.results import Results
 
@@ -164,7 +168,7 @@ def full_results(slug: str, lesson, data_title: str):
         assert set(recorded.values) == set(entry.configurations("full")), name
         assert all(sorted(seeds) == list(entry.seeds["full"]) for seeds in recorded.values.values()), name
         found[name] = Results(name, entry.title, "full", recorded.values)
-        assert found[name].data_title == data_title
+        assert found[name].data_title == others.get(name, data_title)
     return found
 
 

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers import watch_fits
+from helpers import full_results, watch_fits
 
 from course_utils import lora
 from course_utils.lessons import experiment, storage
@@ -20,21 +20,12 @@ from course_utils.lessons.experiments import lesson_04 as lesson
 from course_utils.lessons.results import Results
 
 SEEDS = (0, 1, 2)
-TITLES = {"memory": "Random images"}  # the others are on Fashion-MNIST
 
 
 @pytest.fixture(scope="module")
 def full():
-    """Experiment -> Results of the recorded full run, complete, up to date and on real data."""
-    found = {}
-    for name, entry in lesson.EXPERIMENTS.items():
-        recorded = experiment.recorded("04_lora", entry)
-        assert recorded is not None and not recorded.stale, name
-        assert set(recorded.values) == set(entry.configurations("full")), name
-        assert all(sorted(seeds) == list(entry.seeds["full"]) for seeds in recorded.values.values()), name
-        found[name] = Results(name, entry.title, "full", recorded.values)
-        assert found[name].data_title == TITLES.get(name, "Fashion-MNIST")
-    return found
+    """Experiment -> Results of the recorded full run."""
+    return full_results("04_lora", lesson, "Fashion-MNIST", memory="Random images")
 
 
 @cache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,23 +21,17 @@ STARTS = {
     "LoRA + replay, on task 1": "LoRA on what task 1 taught",
     "replay, from random": "all weights, from random",
 }
-
-
 ENDS = ("head alone", "all weights")
 
 
-def part(results: Results, *beginnings: str) -> Results:
-    """The conditions whose labels are one of these, or begin with one that ends in "*"."""
+def part(results: Results, *patterns: str) -> Results:
+    """The conditions whose labels fit one of the patterns, `*` for any text, in their own order."""
 
-    def wanted(label: str) -> bool:
-        return any(label == text or (text.endswith("*") and label.startswith(text[:-1])) for text in beginnings)
+    def chosen(entries: Mapping[str, Any]) -> dict[str, Any]:
+        return {label: entry for label, entry in entries.items() if any(fnmatchcase(label, p) for p in patterns)}
 
-    full = results.full
-    if full is not None:
-        full = replace(full, values={label: entry for label, entry in full.values.items() if wanted(label)})
-    return replace(
-        results, records={label: entry for label, entry in results.records.items() if wanted(label)}, full=full
-    )
+    full = results.full and replace(results.full, values=chosen(results.full.values))
+    return replace(results, records=chosen(results.records), full=full)
 
 
 def sweep_of(results: Results) -> Results:
