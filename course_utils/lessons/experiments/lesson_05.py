@@ -41,7 +41,7 @@ def tokenizer_of(texts: Mapping[str, Any]) -> words.Tokenizer:
 
 def make(config: Mapping[str, Any], seed: int) -> tuple[streams.TaskStream, Learner]:
     """The stream with captions, and the learner of a configuration; on a GPU if there is one."""
-    data, texts = load(config["data"]), descriptions.of(config["data"])
+    data, texts = load(config["data"]), texts_of(config)
     tokenizer = tokenizer_of(texts)
     plain = streams.class_incremental(data, NUM_TASKS, limit=config["limit"])
     stream = words.with_text(plain, texts, tokenizer, seed)
@@ -60,6 +60,15 @@ def make(config: Mapping[str, Any], seed: int) -> tuple[streams.TaskStream, Lear
         device="cuda" if torch.cuda.is_available() else "cpu",
     )  # fmt: skip
     return stream, learner
+
+
+def texts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Class name -> sentences. With "swapped", those of the class three places further on: the same words, the wrong meaning."""
+    texts = dict(descriptions.of(config["data"]))
+    names = list(texts)
+    if config.get("swapped"):
+        return {name: texts[names[(place + 3) % len(names)]] for place, name in enumerate(names)}
+    return texts
 
 
 def network(name: str, stream: streams.TaskStream, texts: Mapping[str, Any], tokenizer: Any, seed: int) -> Any:
@@ -326,6 +335,16 @@ def _memories(preset: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _meanings(preset: str) -> dict[str, dict[str, Any]]:
+    """Rows and sentences as classes, and sentences that describe another class; with replay and without."""
+    found = {}
+    for suffix, content in ((" + replay", "image"), ("", None)):
+        found[f"rows{suffix}"] = _config(preset, network="vision", content=content)
+        found[f"sentences{suffix}"] = _config(preset, content=content)
+        found[f"swapped sentences{suffix}"] = _config(preset, content=content) | {"swapped": True}
+    return found
+
+
 SIGNS: dict[str, dict[str, Any]] = {
     "smoke": {"data": "signs", "limit": 4, "steps": 3, "held_out": 8},
     "quick": {"data": "signs", "limit": None, "steps": 200, "held_out": 8},
@@ -382,6 +401,7 @@ EXPERIMENTS = {
     for entry in (
         Experiment("stream", run_stream, _compared, title="Five tasks, with and without words", code=_LANGUAGE),
         Experiment("memories", run_stream, _memories, title="Memories of equal bytes", code=_LANGUAGE),
+        Experiment("meaning", run_stream, _meanings, title="Does it matter what the sentences say?", code=_LANGUAGE),
         Experiment("cost", run_cost, _costs, seeds=_ONE, title="What the networks cost", code=_LANGUAGE),
         Experiment("speed", run_speed, _speeds, seeds=_ONE, title="The data path", code=(*_LANGUAGE, *_code("multimodal.speed"))),
         Experiment("signs", run_signs, _signs, title="Signs that were only described", code=(*_LANGUAGE, *_code("multimodal.invented", "multimodal.zero_shot"))),
