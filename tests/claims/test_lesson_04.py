@@ -211,7 +211,10 @@ def test_claim_i_longer_training_and_another_network_turn_the_order(full):
 
 def test_claim_i_memory_on_a_gpu(full):
     def share(network, batch):
-        peak = [full["gpu_memory"].mean(f"{network}, batch of {batch}, {label}", "peak") for label in ("rank 4", "all weights")]
+        peak = [
+            full["gpu_memory"].mean(f"{network}, batch of {batch}, {label}", "peak")
+            for label in ("rank 4", "all weights")
+        ]
         return peak[0] / peak[1]
 
     assert share("ResNet-18", 1) < 0.25 and 0.4 < share("ResNet-18", 64) < 0.55

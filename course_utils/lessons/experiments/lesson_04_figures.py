@@ -221,7 +221,9 @@ def show_longer(runs: Mapping[str, Results]) -> None:
             known = method in results.labels
             row.append(f"{_cell(results, method, 'acc')} ({_cell(results, method, 'told')})" if known else "-")
         rows.append(row)
-    counts = "; ".join(f"{RUNS[name]}: {len(results.values(results.labels[0], 'acc'))}" for name, results in runs.items())
+    counts = "; ".join(
+        f"{RUNS[name]}: {len(results.values(results.labels[0], 'acc'))}" for name, results in runs.items()
+    )
     caption = "Class-incremental ACC in per cent, in brackets with the task told; mean ± s.d. over seeds. Seeds: "
     whose = "Recorded full runs" if all(results.preset == "full" for results in runs.values()) else "Your runs"
     display.table(["", *methods], rows, f"{caption}{counts}. {whose} on {runs['stream'].data_title}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from course_utils import multimodal as words
 from course_utils.lessons.experiment import Experiment, describe
 from course_utils.lessons.experiments.told import Told
 from course_utils.multimodal import descriptions, invented, signs, zero_shot
+from course_utils.multimodal.training import choose
 
 NUM_TASKS = 5
 
@@ -75,12 +76,21 @@ def network(name: str, stream: streams.TaskStream, texts: Mapping[str, Any], tok
     """The small CNN with a head of rows ("vision"), with a text tower ("CLIP"), or with patches that read ("fusion")."""
     if name == "vision":
         return models.build("small_cnn", stream, seed=seed)
-    build = {"CLIP": words.build_clip, "fusion": words.build_fusion}[name]
+    build: Any = {"CLIP": words.build_clip, "fusion": words.build_fusion}[name]
     return build(stream, texts, tokenizer, seed=seed)
 
 
 def run_stream(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Learn the whole stream; scores on test images in per cent, all classes competing and with the task told."""
+    """Learn the whole stream; scores on test images in per cent, all classes competing and with the task told.
+
+    What a process has run once it knows: three experiments share some conditions.
+    """
+    return dict(_learned(json.dumps(config, sort_keys=True), seed))
+
+
+@cache
+def _learned(settings: str, seed: int) -> dict[str, Any]:
+    config = json.loads(settings)
     stream, learner = make(config, seed)
     watch = Told()
     learner.methods.append(watch)
@@ -107,6 +117,82 @@ def device_name() -> str:
     """What this process trains on, with PyTorch's version."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return f"{name}, torch {torch.__version__}"
+
+
+# ---- one task, looked at -------------------------------------------------------------------------------------------------
+
+
+def similarities(
+    data: str, label_aware: bool, steps: int, count: int = 12, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first task's pair after a short training on captions alone: cosines of some images with their captions.
+
+    Returns:
+        `(count, count)` cosines, image i and caption i belonging together, sorted by class; and the labels `(count,)`.
+    """
+    texts = descriptions.of(data)
+    tokenizer = tokenizer_of(texts)
+    plain = streams.class_incremental(load(data), NUM_TASKS).first(1)
+    stream = words.with_text(plain, texts, tokenizer, seed)
+    model = words.build_clip(stream, texts, tokenizer, seed=seed)
+    learner = Learner(
+        model, [words.Contrastive(1.0, label_aware)], lr=2e-3, batch_size=64, steps_per_task=steps, seed=seed,
+        show_progress=False,
+    )  # fmt: skip
+    learner.fit(stream)
+    train = stream[0].train
+    rows = torch.cat([(train.y == label).nonzero().flatten()[: count // 2] for label in train.y.unique()])
+    with zero_shot.evaluating(model), torch.no_grad():
+        image = model.encode_image(train.x[rows].float() / 255)
+        text = model.encode_text(train.fields["text"][rows])
+    return words.similarity(image, text).numpy(), train.y[rows].numpy()
+
+
+def train_fusion(preset: str, seed: int = 0) -> words.Fusion:
+    """A fusion network that has learned all classes at once, to look at: in full from 200 images of each."""
+    config = PRESETS[preset] | ({"limit": 200, "epochs": 6} if preset == "full" else {})
+    texts = descriptions.of(config["data"])
+    tokenizer = tokenizer_of(texts)
+    stream = streams.class_incremental(load(config["data"]), 1, limit=config["limit"])
+    model = words.build_fusion(stream, texts, tokenizer, seed=seed)
+    learner = Learner(
+        model, [words.TextPaths(without=0.3)], lr=2e-3, batch_size=64, epochs=config["epochs"], seed=seed,
+        show_progress=False,
+    )  # fmt: skip
+    learner.fit(stream)
+    return model.eval()
+
+
+def run_leak(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A fusion network that learned with captions drawn from the labels, asked in three ways, and about blank images."""
+    texts = descriptions.of(config["data"])
+    tokenizer = tokenizer_of(texts)
+    plain = streams.class_incremental(load(config["data"]), 1, limit=config["limit"])
+    stream = words.with_text(plain, texts, tokenizer, seed)
+    model = words.build_fusion(stream, texts, tokenizer, seed=seed)
+    learner = Learner(
+        model, [words.TextPaths(without=0.3, captions=0.4)], lr=config["lr"], batch_size=64, epochs=config["epochs"],
+        seed=seed, show_progress=False,
+    )  # fmt: skip
+    learner.fit(stream)
+    test = stream[0].test
+    prompts = words.prompt_tokens(stream.class_names, texts, tokenizer)
+    drawn = torch.rand(len(test), generator=seeding.generator(seed, 0, 15))
+    captions = choose(prompts, test.y, drawn)  # from the labels of the *test* images: what is not allowed
+    images = test.x.float() / 255
+    ways = {
+        "image alone": None,
+        "all classes' text": None,
+        "own caption": captions,
+        "blank image, own caption": captions,
+    }
+    found = {}
+    with zero_shot.evaluating(model):
+        for name, text in ways.items():
+            x = torch.zeros_like(images) if name.startswith("blank") else images
+            out = model.head(model.answer_from(model.patches(x), text, name != "image alone")[0])
+            found[name] = 100 * float((out.argmax(dim=1) == test.y).double().mean())
+    return {"data": describe(load(config["data"])), **found}
 
 
 # ---- what the networks cost --------------------------------------------------------------------------------------------
@@ -180,9 +266,15 @@ def run_speed(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None
     settings = [
         {"path": path, "precision": precision, "batch_size": batch}
         for batch in config["batches"]
-        for path, precision in (("one by one", "fp32"), ("at once", "fp32"), *(("at once", p) for p in config["halves"]))
+        for path, precision in (
+            ("one by one", "fp32"),
+            ("at once", "fp32"),
+            *(("at once", p) for p in config["halves"]),
+        )
     ]
-    rows = words.speed.compare(model, train.x, train.y, train.fields["text"], settings, steps=config["steps"], seed=seed)
+    rows = words.speed.compare(
+        model, train.x, train.y, train.fields["text"], settings, steps=config["steps"], seed=seed
+    )
     return {"data": describe(load(config["data"])), "rows": rows, "device": rows[0]["device"]}
 
 
@@ -208,21 +300,31 @@ class Trained:
 
 
 def train_on_signs(config: Mapping[str, Any], seed: int) -> Trained:
-    """The pair, trained on the signs that are not held out and on invented ones. The last two are kept: a notebook asks
-    for the one that its experiment has just trained."""
+    """`train_pair` with the course's sentences. The last two are kept: a notebook asks for the one that its experiment has
+    just trained."""
     return _train_on_signs(json.dumps(config, sort_keys=True), seed)
 
 
 @lru_cache(maxsize=2)
 def _train_on_signs(settings: str, seed: int) -> Trained:
-    config = json.loads(settings)
+    return train_pair(json.loads(settings), seed)
+
+
+def train_pair(config: Mapping[str, Any], seed: int, describe: Callable[[signs.Sign], Any] = signs.describe) -> Trained:
+    """Train the pair on the signs that are not held out, and on invented ones.
+
+    Args:
+        config: see `SIGNS`; `invented` is the number of invented signs.
+        seed: of the signs that are held out, too.
+        describe: a sign -> its sentences.
+    """
     data = load(config["data"])
     held_out = signs.held_out_classes(config["held_out"], seed)
-    texts: dict[str, Any] = dict(descriptions.of(config["data"]))
+    texts = {name: describe(signs.SIGNS[label]) for label, name in enumerate(data.classes)}
     both = data
     if config["invented"]:
         drawn = invented.invent(config["invented"], seed)
-        texts |= invented.descriptions(drawn)
+        texts |= {invented.name_of(sign): describe(sign) for sign in drawn}
         both = invented.beside(data, drawn)
     shown = [label for label in range(both.num_classes) if label not in held_out]
     tokenizer = tokenizer_of({both.classes[label]: texts[both.classes[label]] for label in shown})
@@ -237,6 +339,16 @@ def _train_on_signs(settings: str, seed: int) -> Trained:
     learner.fit(stream)
     model.eval()
     return Trained(model, tokenizer, texts, data, held_out)
+
+
+def asked(preset: str) -> Trained:
+    """The pair that a notebook asks in words, always on the drawn signs: what its own experiment has just trained in quick."""
+    return train_on_signs(asked_settings(preset), 0)
+
+
+def asked_settings(preset: str) -> dict[str, Any]:
+    """Of `asked`, and of the lesson's design task: the drawn signs beside invented ones."""
+    return _signs("smoke" if preset == "smoke" else "quick")["real and invented signs"]
 
 
 def per_class(answers: torch.Tensor, y: torch.Tensor) -> float:
@@ -272,6 +384,16 @@ def run_signs(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None
     record["plate"] = 100 * signs.guess_from(signs.PLATE, trained.held_out)
     record["chance"] = 100 / len(held_out)
     return record
+
+
+def among_held_out(trained: Trained) -> float:
+    """Accuracy on the held-out signs' test images, named among themselves by all their sentences; per cent, classes alike."""
+    data, held_out = trained.data, torch.tensor(trained.held_out)
+    y = torch.from_numpy(data.test.y)
+    hidden = torch.isin(y, held_out)
+    image = zero_shot.image_embeddings(trained.model, torch.from_numpy(data.test.x)[hidden])
+    classes = zero_shot.class_embeddings(trained.model, trained.tokenizer, trained.texts, data.classes)
+    return per_class(held_out[zero_shot.classify(image, classes[held_out])], y[hidden])
 
 
 def run_closed(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -366,6 +488,12 @@ def _closed(preset: str) -> dict[str, dict[str, Any]]:
     return {"eight classes shown": PRESETS[preset] | ({"limit": 1000} if preset == "full" else {})}
 
 
+def _leaks(preset: str) -> dict[str, dict[str, Any]]:
+    """Small enough to run anywhere: in full 500 images a class, four epochs."""
+    size = {"limit": 500, "epochs": 4} if preset == "full" else {}
+    return {"captions in training": {name: PRESETS[preset][name] for name in ("data", "limit", "lr", "epochs")} | size}
+
+
 SPEEDS: dict[str, dict[str, Any]] = {
     "smoke": {"CPU": {"device": "cpu", "batches": [32], "halves": ["bf16"], "steps": 2}},
     "quick": {"CPU": {"device": "cpu", "batches": [64, 192], "halves": ["bf16"], "steps": 10}},
@@ -381,7 +509,13 @@ def _speeds(preset: str) -> dict[str, dict[str, Any]]:
 
 
 def _costs(preset: str) -> dict[str, dict[str, Any]]:
-    size = {"steps": 2, "rounds": 1} if preset == "smoke" else {"steps": 5, "rounds": 3} if preset == "quick" else {"steps": 20, "rounds": 7}
+    size = (
+        {"steps": 2, "rounds": 1}
+        if preset == "smoke"
+        else {"steps": 5, "rounds": 3}
+        if preset == "quick"
+        else {"steps": 20, "rounds": 7}
+    )
     return {"three networks": _config(preset, **size)}
 
 
@@ -402,6 +536,7 @@ EXPERIMENTS = {
         Experiment("stream", run_stream, _compared, title="Five tasks, with and without words", code=_LANGUAGE),
         Experiment("memories", run_stream, _memories, title="Memories of equal bytes", code=_LANGUAGE),
         Experiment("meaning", run_stream, _meanings, title="Does it matter what the sentences say?", code=_LANGUAGE),
+        Experiment("leak", run_leak, _leaks, title="A text that gives the answer away", code=_LANGUAGE),
         Experiment("cost", run_cost, _costs, seeds=_ONE, title="What the networks cost", code=_LANGUAGE),
         Experiment("speed", run_speed, _speeds, seeds=_ONE, title="The data path", code=(*_LANGUAGE, *_code("multimodal.speed"))),
         Experiment("signs", run_signs, _signs, title="Signs that were only described", code=(*_LANGUAGE, *_code("multimodal.invented", "multimodal.zero_shot"))),

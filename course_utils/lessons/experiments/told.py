@@ -11,16 +11,16 @@ class Told(methods.Method):
     """Watches, and changes nothing: accuracy on every task seen so far with the task told, after each task.
 
     Attributes:
-        accuracy: `(tasks, tasks)`, row i after task i; NaN above the diagonal. None before the first task.
+        accuracy: `(tasks, tasks)`, row i after task i; NaN above the diagonal. Empty before the first task.
     """
 
     name = "told"
 
     def __init__(self) -> None:
-        self.accuracy: np.ndarray | None = None
+        self.accuracy = np.empty((0, 0))
 
     def after_task(self, learner: Learner, task: streams.Task, data: streams.Samples) -> None:
-        if self.accuracy is None:
+        if len(self.accuracy) == 0:
             self.accuracy = np.full((len(learner.stream), len(learner.stream)), np.nan)
         for seen in learner.stream.tasks[: task.index + 1]:
             self.accuracy[task.index, seen.index] = told_accuracy(learner, seen)
