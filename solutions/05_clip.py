@@ -296,9 +296,9 @@ meaning.table(
 # **Claim B.** Full run, three seeds. With replay, sentences that describe the *wrong* class do as well as the right ones: in the mean within two points, and never a point
 # behind. Whatever the text tower contributes, it is not what the words mean.
 #
-# Without any memory and with the task told, sentences keep at least eight points more than rows, with every seed: 60 % against 76. That looks like language at work.
+# Without any memory and with the task told, sentences of the full run keep at least eight points more than rows, with every seed: 60 % against 76. That looks like language at work.
 # But the swapped sentences keep as much, at least eight points more than rows with every seed. It is the *form* of the head that protects: unit vectors and cosines cannot grow
-# with the newest class as rows and biases do. Class-incremental, all of them end at 20 %.
+# with the newest class as rows and biases do. Class-incremental, all of them end at 20 %. And not even that holds everywhere: on the digits of the quick preset rows without memory keep *more*.
 
 # %% [markdown]
 # ## 6 · Many sentences, one class
@@ -345,9 +345,9 @@ closed.table(
 )
 
 # %% [markdown] tags=["claim"]
-# **Claim C.** Full run, three seeds, each with another pair held out. Between the two the network is right far more often than by chance, above 80 %: the descriptions share words with
-# classes that were shown, "sleeve" or "sole", and that is enough to tell two apart. Among all ten it finds at most three in ten, with two seeds fewer than one in fifty: an image of a pullover that was never
-# shown is nearest to what was, a shirt or a coat. Eight classes teach eight points in the space, and hardly what a word means. So read which question a zero-shot number answers.
+# **Claim C.** Full run, three seeds, each with another pair held out. Between the two the network is right far more often than by chance, above 80 %: so something carries over, perhaps because the
+# descriptions share words with classes that were shown, "sleeve" or "sole". Among all ten it finds at most three in ten, with two seeds fewer than one in fifty: an image that was never shown is
+# nearest to something that was. Eight classes of clothes teach little of what a word means. So read which question a zero-shot number answers.
 
 # %% [markdown]
 # Traffic signs are made for such a test. A sign is a *composition*: shape, colours, picture, side. "A curve to the right" was never shown, but curves were, and so were
@@ -404,7 +404,12 @@ plots.show(
 figures.show_signs(zero)
 
 # %% [markdown] tags=["claim"]
-# CLAIM_SIGNS
+# **Claim D.** Full run on GTSRB, three seeds, each with eight other signs held out. Trained on real signs alone the network is *below* the plate with two seeds of three: 45 % in the mean, where
+# the plate gives 50. Invented signs lift every seed by at least seven points, to 61 %, above the plate each time (with one seed by two points only). So it can be learned that a sentence is made of parts, if the training images hold the parts in
+# many combinations. Seven sentences are a little better than one, by three points at most.
+#
+# The same signs among *all* 43 are found in fewer than one case in four, and signs that were shown lose at least three points to the invented ones. What fails most often is the *side* of an arrow: "turn left
+# ahead" and "turn right ahead" are hardly ever named. Zero-shot is no substitute for images. It is a start.
 
 # %% [markdown]
 # Ask it yourself. Type a description in the words of the sentences above; you see the nearest sign of each kind, with its cosine. A red frame: never shown in training.
@@ -506,12 +511,12 @@ prompts = multimodal.prompt_tokens(
 )
 x, text = test.x[:200].float() / 255, prompts[test.y[:200], 0]
 with torch.no_grad():
-    print("honest:", reads_the_text(lambda x, text: fusion(x).argmax(dim=1), x, text))
-    print("with captions:", reads_the_text(lambda x, text: fusion(x, text).argmax(dim=1), x, text))
+    print("reads the text, all classes' descriptions:", reads_the_text(lambda x, text: fusion(x).argmax(dim=1), x, text))
+    print("reads the text, own captions:", reads_the_text(lambda x, text: fusion(x, text).argmax(dim=1), x, text))
 
 # %% [markdown] tags=["claim"]
-# **Claim E.** Full run, three seeds. With its own caption the network is nearly always right, at least five points above its honest answers; and with a *blank image* it still is far above
-# chance. Accuracy with text at test time is worth nothing until somebody has shown that the text does not depend on the label. Your function does that in one line, and the package's
+# **Claim E.** Full run, three seeds. With its own caption the network is right for 99 % of the images, more than ten points above its honest answers. With the caption and a *blank image* it still is, for more than
+# 90 %: it need not look at all. Accuracy with text at test time is worth nothing until somebody has shown that the text does not depend on the label. Your function does that in one line, and the package's
 # `multimodal.reads_labels` is the same idea: shuffle everything but the images, and nothing may change.
 
 # %% [markdown]
@@ -593,7 +598,7 @@ except multimodal.PretrainedUnavailable as reason:
 # *Comparisons.* The same image tower with a head of rows and the same memory: 76.0 against 74.8 % here, so no reduction. And sentences that mean something else: they do as well
 # as the right ones, with replay (76 %) and without (told, 60 for rows, 76 and 77 for both kinds of sentences), so where the text head does forget less, its form does it. Also which scenario the 92 % belong to: told, rows alone have 99 %.
 # *Zero-shot:* it is possible, and how good depends on who competes. Two held-out garments against each other 91 %, among all ten 10 %. Held-out signs: 61 % among eight with invented signs, where the
-# plate alone gives 46.
+# plate alone gives 50, and 18 % among all 43.
 
 # %% [markdown] tags=["reflection"] points=2
 # ### Design task · Sentences for signs (2 points)
@@ -610,15 +615,15 @@ except multimodal.PretrainedUnavailable as reason:
 # DESIGN_ANSWER
 
 # %%
-settings = lesson.asked_settings(PRESET)
+settings = lesson.asked_settings("quick") | {"steps": 200}
 
 
 def attempt(describe, seeds):
-    """Accuracy on held-out signs in per cent, one for each seed."""
+    """Accuracy on held-out signs in per cent, one for each seed: `attempt(signs.describe, [10])` takes half a minute."""
     return np.array([lesson.among_held_out(lesson.train_pair(settings, seed, describe)) for seed in seeds])
 
 
-print("the course's sentences, seed 10:", attempt(signs.describe, [10]).round(1))
+print(*signs.describe(signs.SIGNS[20]), sep="\n")
 
 # %% [markdown]
 # ## Where you stand
