@@ -129,7 +129,7 @@ def test_claim_f_captions_alone_are_no_memory(full):
     assert abs(memories.mean("image", "acc") - again) < 1  # the same settings, run twice on a GPU
 
 
-def test_claim_g_sixteen_bits_do_not_help_a_small_network(full):
+def test_claim_g_sixteen_bits_help_one_device_and_not_the_other(full):
     speed = full["speed"]
     gpu = {row["setting"]: row["images/s"] for row in speed.records["GPU"][0]["rows"]}
     cpu = {row["setting"]: row["images/s"] for row in speed.records["CPU"][0]["rows"]}
@@ -139,14 +139,19 @@ def test_claim_g_sixteen_bits_do_not_help_a_small_network(full):
         assert all(gpu[f"{half}, batch of {batch}, at once"] < 1.05 * whole for half in ("bf16", "fp16"))
     assert gpu["fp32, batch of 2048, at once"] > 15 * gpu["fp32, batch of 64, at once"]
     assert gpu["fp32, batch of 2048, at once"] > 2 * gpu["fp32, batch of 2048, one by one"]
+    gain = {
+        batch: cpu[f"bf16, batch of {batch}, at once"] / cpu[f"fp32, batch of {batch}, at once"] for batch in (64, 256)
+    }
+    assert 1.05 < gain[64] < gain[256] and 1.4 < gain[256] < 1.8
     for batch in (64, 256):
-        whole = cpu[f"fp32, batch of {batch}, at once"]
-        assert cpu[f"bf16, batch of {batch}, at once"] < 1.1 * whole
-        assert cpu[f"fp16, batch of {batch}, at once"] < whole / 5
+        assert cpu[f"fp16, batch of {batch}, at once"] < cpu[f"fp32, batch of {batch}, at once"] / 10
 
 
 def test_the_networks_cost_what_the_table_says(full):
     (record,) = full["cost"].records["three networks"].values()
     assert record["training"]["vision"] == record["answering"]["vision"] == 1
     assert record["parameters"]["fusion"] < record["parameters"]["vision"] < record["parameters"]["CLIP"]
-    assert min(record["training"][name] for name in ("CLIP", "fusion")) > 1
+    assert 1.1 < record["training"]["CLIP"] < 1.3 and 0.95 < record["answering"]["CLIP"] < 1.1
+    assert (
+        1.7 < record["training"]["fusion"] < 2.3 and record["parameters"]["fusion"] < record["parameters"]["vision"] / 2
+    )

@@ -332,7 +332,7 @@ def train_pair(config: Mapping[str, Any], seed: int, describe: Callable[[signs.S
     stream = words.with_text(plain, texts, tokenizer, seed)
     model = words.build_clip(stream, texts, tokenizer, seed=seed)
     learner = Learner(
-        model, [words.Contrastive(config["weight"], config["label_aware"])], lr=2e-3, batch_size=128, seed=seed,
+        model, [words.Contrastive(config["weight"], config["label_aware"])], lr=2e-3, batch_size=config.get("batch_size", 128), seed=seed,
         steps_per_task=config["steps"], optimizer="adamw", weight_decay=0.01, schedule="cosine",
         augment=augment.Affine(), show_progress=False,
     )  # fmt: skip
@@ -469,7 +469,7 @@ def _meanings(preset: str) -> dict[str, dict[str, Any]]:
 
 SIGNS: dict[str, dict[str, Any]] = {
     "smoke": {"data": "signs", "limit": 4, "steps": 3, "held_out": 8},
-    "quick": {"data": "signs", "limit": None, "steps": 200, "held_out": 8},
+    "quick": {"data": "signs", "limit": None, "steps": 200, "held_out": 8, "batch_size": 64},
     "full": {"data": "gtsrb", "limit": 300, "steps": 700, "held_out": 8},
 }
 INVENTED = {"smoke": 25, "quick": 100, "full": 300}
