@@ -34,7 +34,6 @@ from course_utils import (
     check,
     hint,
     points,
-    Learner,
     datasets,
     multimodal,
     plots,
@@ -295,8 +294,8 @@ meaning.table(
 # behind. Whatever the text tower contributes, it is not what the words mean.
 #
 # Without any memory and with the task told, sentences of the full run keep at least eight points more than rows, with every seed: 60 % against 76. That looks like language at work.
-# But the swapped sentences keep as much, at least eight points more than rows with every seed. It is the *form* of the head that protects: unit vectors and cosines cannot grow
-# with the newest class as rows and biases do. Class-incremental, all of them end at 20 %. And not even that holds everywhere: on the digits of the quick preset rows without memory keep *more*.
+# But the swapped sentences keep as much, at least eight points more than rows with every seed. So it is not meaning. Our guess is the *form* of the head: unit vectors and cosines cannot grow
+# with the newest class as rows and biases do; we did not test that. Class-incremental, all of them end at 20 %. And not even that holds everywhere: on the digits of the quick preset rows without memory keep *more*.
 
 # %% [markdown]
 # ## 6 · Many sentences, one class
