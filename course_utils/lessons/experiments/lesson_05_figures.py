@@ -17,6 +17,10 @@ from course_utils.lessons.results import Results
 from course_utils.multimodal import Fusion, zero_shot
 from course_utils.plots.style import GREY, PALETTE, one_axes, use_style
 
+NETWORKS = {
+    "vision + replay": "vision", "CLIP + replay": "CLIP", "CLIP + text-augmented replay": "CLIP", "fusion + replay": "fusion",
+}  # fmt: skip
+
 
 def draw_similarities(matrices: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
     """Cosines of images (rows) and captions (columns), one picture for each form of the loss; the diagonal is framed.
@@ -186,6 +190,17 @@ def draw_attention(model: Fusion, x: np.ndarray, names: Sequence[str], title: st
     return figure
 
 
+def show_without_text(stream: Results) -> None:
+    """The fusion network after the stream, with the text at test time and without it."""
+    label = "fusion + replay"
+    rows = [
+        [name, f"{_mean(run['acc'] for run in runs[label].values())}", f"{_mean(run['acc_without_text'] for run in runs[label].values())}"]
+        for name, runs in stream.sides.items()
+    ]  # fmt: skip
+    header = ["fusion + replay", "ACC with text at test time (%)", "ACC without (%)"]
+    display.table(header, rows, f"After five tasks. {stream.note()}")
+
+
 def show_leak(results: Results) -> None:
     """Four ways to ask the same network."""
     ways = ("image alone", "all classes' text", "own caption", "blank image, own caption")
@@ -200,7 +215,7 @@ def show_cost(cost: Results, stream: Results) -> None:
     measured, source = (_full(results) if recorded else results.records for results in (cost, stream))
     record = next(iter(measured[cost.labels[0]].values()))
     rows = []
-    for label, name in (("vision + replay", "vision"), ("CLIP + replay", "CLIP"), ("fusion + replay", "fusion")):
+    for label, name in NETWORKS.items():
         runs = source[label].values()
         rows.append(
             [
