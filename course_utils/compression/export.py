@@ -76,16 +76,22 @@ class Graph:
 
     Attributes:
         names: id of a tensor that depends on the images -> its name in the file.
-        quantized: name of a dequantized tensor -> name of its scale (and the values, where the scale is stored).
+        rows: id of a tensor of more than two dimensions -> name of the same numbers as a matrix, one row a token. Dense
+            layers and all that works on single tokens stay matrices from one to the next; a reshape is written only where
+            somebody asks for the tensor itself.
+        scales: name of a dequantized tensor -> its scales.
+        weights: id of a fake-quantized parameter -> the call that made it.
+        repeated: id of a parameter that is repeated for every image -> the call.
     """
 
     def __init__(self, x: Tensor, half: bool = False):
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.names: dict[int, str] = {id(x): INPUT}
-        self.scales: dict[str, np.ndarray] = {}  # of dequantized tensors
-        self.weights: dict[int, Call] = {}  # id of a fake-quantized parameter -> the call that made it
-        self.repeated: dict[int, Call] = {}  # id of a parameter repeated for every image -> the call
+        self.rows: dict[int, str] = {}
+        self.scales: dict[str, np.ndarray] = {}
+        self.weights: dict[int, Call] = {}
+        self.repeated: dict[int, Call] = {}
         self.half = half
         self._stored: dict[Any, str] = {}
         self._written: dict[Any, str] = {}
@@ -94,7 +100,7 @@ class Graph:
         """Write the nodes of one call, if it depends on the images."""
         from course_utils.compression.operators import OPERATORS
 
-        if not any(id(tensor) in self.names for tensor in call.tensors()):
+        if not any(self.known(tensor) for tensor in call.tensors()):
             if call.name.startswith("fake_quantize"):
                 self.weights[id(call.output)] = call
             elif call.name == "expand" and call.output.shape[0] == BATCH:
@@ -105,11 +111,26 @@ class Graph:
             raise ExportError(
                 f"the network calls {call.name!r}{where}, which cannot be exported; known: {', '.join(sorted(OPERATORS))}"
             )
-        self.names[id(call.output)] = OPERATORS[call.name](self, call)
+        name = OPERATORS[call.name](self, call)
+        if id(call.output) not in self.rows:
+            self.names[id(call.output)] = name
+
+    def known(self, tensor: Tensor) -> bool:
+        """Whether a tensor was computed from the images."""
+        return id(tensor) in self.names or id(tensor) in self.rows
+
+    def rows_of(self, tensor: Tensor) -> str:
+        """Name of a computed tensor as a matrix, `(rows, width)`."""
+        if id(tensor) not in self.rows:
+            name = self.name_of(tensor)
+            self.rows[id(tensor)] = name if tensor.dim() == 2 else self.reshape(name, (0, tensor.shape[-1]))
+        return self.rows[id(tensor)]
 
     def name_of(self, value: Any) -> str:
         """Name of what a call was given: a tensor that was computed, or a number that is stored."""
         if isinstance(value, Tensor):
+            if id(value) not in self.names and id(value) in self.rows:
+                self.names[id(value)] = self.reshape(self.rows[id(value)], value.shape)
             if id(value) in self.names:
                 return self.names[id(value)]
             if id(value) in self.weights:

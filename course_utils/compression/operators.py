@@ -51,16 +51,19 @@ def _conv2d(graph: Graph, call: Call) -> str:
 
 @operator("linear")
 def _linear(graph: Graph, call: Call) -> str:
-    x, weight, bias = graph.name_of(call.args[0]), call.args[1], call.argument(2, "bias")
+    x, weight, bias = graph.rows_of(call.args[0]), call.args[1], call.argument(2, "bias")
     if id(weight) in graph.weights:  # integers: the matrix the way round in which it is multiplied
         stored = graph.store_quantized(graph.weights[id(weight)], transposed=True)
-        return graph.node("Gemm", [x, stored, *graph.bias(bias, x, stored)])
-    rows = weight.detach().float().cpu().numpy()
-    matrix = graph.store(np.ascontiguousarray(rows.T))
-    if call.args[0].dim() == 2:
-        return graph.node("Gemm", [x, matrix, *([] if bias is None else [graph.name_of(bias)])])
-    product = graph.node("MatMul", [x, matrix])
-    return product if bias is None else graph.node("Add", [product, graph.name_of(bias)])
+    else:
+        stored = graph.store(np.ascontiguousarray(weight.detach().float().cpu().numpy().T))
+    return _as_rows(graph, call, graph.node("Gemm", [x, stored, *graph.bias(bias, x, stored)]))
+
+
+def _as_rows(graph: Graph, call: Call, name: str) -> str:
+    """Note that this name is the call's output as a matrix."""
+    if call.output.dim() > 2:
+        graph.rows[id(call.output)] = name
+    return name
 
 
 @operator("batch_norm")
@@ -75,9 +78,11 @@ def _batch_norm(graph: Graph, call: Call) -> str:
 @operator("layer_norm")
 def _layer_norm(graph: Graph, call: Call) -> str:
     weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
-    names = [graph.name_of(value) for value in (call.args[0], weight, bias) if value is not None]
     axis = -len(call.argument(1, "normalized_shape"))
-    return graph.node("LayerNormalization", names, axis=axis, epsilon=float(call.argument(4, "eps", 1e-5)))
+    x = graph.rows_of(call.args[0]) if axis == -1 else graph.name_of(call.args[0])
+    names = [x, *(graph.name_of(value) for value in (weight, bias) if value is not None)]
+    name = graph.node("LayerNormalization", names, axis=axis, epsilon=float(call.argument(4, "eps", 1e-5)))
+    return _as_rows(graph, call, name) if axis == -1 else name
 
 
 @operator("group_norm")
@@ -130,7 +135,8 @@ def _leaky_relu(graph: Graph, call: Call) -> str:
 
 @operator("gelu")
 def _gelu(graph: Graph, call: Call) -> str:
-    return graph.node("Gelu", [graph.name_of(call.args[0])], approximate=call.kwargs.get("approximate", "none"))
+    name = graph.node("Gelu", [graph.rows_of(call.args[0])], approximate=call.kwargs.get("approximate", "none"))
+    return _as_rows(graph, call, name)
 
 
 @operator("softmax")
@@ -182,7 +188,13 @@ def _fake_quantize(graph: Graph, call: Call) -> str:
 
 @operator("flatten", "unflatten", "view", "reshape", "unsqueeze", "squeeze", "view_as")
 def _reshape(graph: Graph, call: Call) -> str:
-    return graph.reshape(graph.name_of(call.args[0]), call.output.shape)
+    x, out = call.args[0], call.output
+    written = id(x) in graph.names
+    if out.dim() == 2 and out.shape[1] == x.shape[-1]:
+        return graph.rows_of(x)
+    if x.dim() == 2 and written and out.shape[-1] == x.shape[1]:
+        return _as_rows(graph, call, graph.name_of(x))  # the same rows; a reshape only if somebody needs it
+    return graph.reshape(graph.name_of(x) if written else graph.rows_of(x), out.shape)
 
 
 @operator("transpose")
@@ -230,14 +242,17 @@ def _unchanged(graph: Graph, call: Call) -> str:
 # ---- arithmetic --------------------------------------------------------------------------------------------------
 
 
+@operator("add")
+def _add(graph: Graph, call: Call) -> str:
+    first, second = call.args[:2]
+    if all(id(value) in graph.rows for value in (first, second)) and first.shape == second.shape:
+        return _as_rows(graph, call, graph.node("Add", [graph.rows_of(first), graph.rows_of(second)]))
+    return graph.node("Add", [graph.name_of(first), graph.name_of(second)])
+
+
 def _binary(onnx_name: str) -> Callable[[Graph, Call], str]:
-    def write(graph: Graph, call: Call) -> str:
-        return graph.node(onnx_name, [graph.name_of(value) for value in call.args[:2]])
-
-    return write
+    return lambda graph, call: graph.node(onnx_name, [graph.name_of(value) for value in call.args[:2]])
 
 
-for _name, _onnx in (("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("div", "Div"), ("matmul", "MatMul")):
+for _name, _onnx in (("sub", "Sub"), ("mul", "Mul"), ("div", "Div"), ("matmul", "MatMul")):
     OPERATORS[_name] = _binary(_onnx)
-
-
