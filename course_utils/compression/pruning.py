@@ -7,6 +7,7 @@ Torch-Pruning's dependency graph. Lesson 07 does it on four channels by hand fir
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,6 +122,8 @@ class ChannelPruner:
         self.attention = [(block, block.num_heads) for block in attentions(model)]
         fixed += [getattr(block, part) for block, _ in self.attention for part in PARTS] + _writers_of_residual(model)
         device = next(model.parameters()).device
+        # Of the class token and the positions it says which dimension it would prune; their width stays.
+        warnings.filterwarnings("ignore", module="torch_pruning")
         base = getattr(tp.pruner, "BasePruner", None) or tp.pruner.MetaPruner  # its older name
         self.pruner = base(
             model.eval(),

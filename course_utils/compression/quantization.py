@@ -18,7 +18,13 @@ PASSES_ON = ("batch_norm", "identity", "dropout", "contiguous")  # what may stan
 
 
 def prepare(
-    model: nn.Module, image_shape: Sequence[int], *, bits: int = 8, observer: str = "average", skip: Sequence[str] = ()
+    model: nn.Module,
+    image_shape: Sequence[int],
+    *,
+    bits: int = 8,
+    observer: str = "average",
+    skip: Sequence[str] = (),
+    keep_first: bool = True,
 ) -> nn.Module:
     """A copy whose BatchNorm is folded and whose convolutions and dense layers are fake-quantized. Calibrate it next.
 
@@ -26,6 +32,8 @@ def prepare(
         bits: of the weights, 2 to 8. Activations have 8.
         observer: how ranges are found, see `Observer`.
         skip: names of layers that stay floats.
+        keep_first: let the first convolution stay one, too. It reads one or three channels: nine products a pixel are too
+            few for integer kernels, which take seven times as long for it as float ones (lesson 07 measures it).
 
     Raises:
         ValueError: a name in `skip` that no layer has.
@@ -38,8 +46,9 @@ def prepare(
     made = copy.deepcopy(model).eval()
     fold_batchnorm(made, image_shape)
     found = trace(made, example(tuple(image_shape), 2).to(next(made.parameters()).device))
+    first = next((name for name, module in made.named_modules() if isinstance(module, nn.Conv2d)), None)
     for name, layer in list(made.named_modules()):
-        if name in skip:
+        if name in skip or (keep_first and name == first):
             continue
         parent, _, attribute = name.rpartition(".")
         replacement: nn.Module | None = None
