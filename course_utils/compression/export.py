@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_utils.compression.trace import BATCH, Call, example, trace
+from course_utils.compression.tracing import BATCH, Call, example, trace
 
 OPSET = 20  # the first one with Gelu; ONNX Runtime 1.17 and later read it
 INPUT, OUTPUT = "image", "logits"
@@ -26,7 +26,12 @@ class ExportError(ValueError):
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, image_shape: Sequence[int], *, half: bool = False, example_input: Tensor | None = None
+    model: nn.Module,
+    path: str | Path,
+    image_shape: Sequence[int],
+    *,
+    half: bool = False,
+    example_input: Tensor | None = None,
 ) -> Path:
     """Write a network as an ONNX file with one input, `image` `(batch, *image_shape)`, and one output, `logits`.
 
@@ -37,7 +42,7 @@ def export_onnx(
         image_shape: (channels, height, width).
         half: store weights as 16-bit floats. They are turned back into 32 bits when the file is loaded: half the size,
             the same speed.
-        example_input: to trace with; default is random images. Its number of images has to be `trace.BATCH`.
+        example_input: to trace with; default is random images. Its number of images has to be `tracing.BATCH`.
 
     Raises:
         ExportError: a call that cannot be exported; the message names it and the module that makes it.

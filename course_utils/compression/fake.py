@@ -90,7 +90,9 @@ class QuantConv2d(QuantizedLayer):
     def __init__(self, layer: nn.Conv2d, bits: int = 8, observer: str = "average", output: bool = True):
         super().__init__(layer, bits, observer, output)
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ValueError(f"padding={layer.padding!r}, {layer.padding_mode!r}: only zeros, given as numbers, are supported")
+            raise ValueError(
+                f"padding={layer.padding!r}, {layer.padding_mode!r}: only zeros, given as numbers, are supported"
+            )
         self.stride, self.padding = layer.stride, layer.padding
         self.dilation, self.groups = layer.dilation, layer.groups
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from course_utils.compression.trace import Call, Trace, example, trace
+from course_utils.compression.tracing import Call, Trace, example, trace
 
 
 def folded_weights(

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from course_utils.compression.export import ExportError, Graph
-from course_utils.compression.trace import Call
+from course_utils.compression.tracing import Call
 
 OPERATORS: dict[str, Callable[[Graph, Call], str]] = {}
 
@@ -70,7 +69,11 @@ def _as_rows(graph: Graph, call: Call, name: str) -> str:
 def _batch_norm(graph: Graph, call: Call) -> str:
     x, mean, variance = call.args[:3]
     weight, bias = call.argument(3, "weight"), call.argument(4, "bias")
-    inputs = [x, mean.new_ones(len(mean)) if weight is None else weight, mean.new_zeros(len(mean)) if bias is None else bias]
+    inputs = [
+        x,
+        mean.new_ones(len(mean)) if weight is None else weight,
+        mean.new_zeros(len(mean)) if bias is None else bias,
+    ]
     names = [graph.name_of(value) for value in (*inputs, mean, variance)]
     return graph.node("BatchNormalization", names, epsilon=float(call.argument(7, "eps", 1e-5)))
 
@@ -122,7 +125,13 @@ def _same(onnx_name: str, **attributes: Any) -> Callable[[Graph, Call], str]:
     return lambda graph, call: graph.node(onnx_name, [graph.name_of(call.args[0])], **attributes)
 
 
-for _names, _onnx in (("relu", "Relu"), ("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("hardswish", "HardSwish"), ("neg", "Neg")):
+for _names, _onnx in (
+    ("relu", "Relu"),
+    ("sigmoid", "Sigmoid"),
+    ("tanh", "Tanh"),
+    ("hardswish", "HardSwish"),
+    ("neg", "Neg"),
+):
     OPERATORS[_names] = _same(_onnx)
 OPERATORS["hardsigmoid"] = _same("HardSigmoid", alpha=1 / 6, beta=0.5)
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.compression.blocks import drop_blocks
 from course_utils.compression.heads import PARTS, attentions, head_norms, keep_heads
 from course_utils.compression.schedule import cubic_sparsity
-from course_utils.compression.trace import count_macs
+from course_utils.compression.tracing import count_macs
 from course_utils.models import ExpandableHead
 
 METHODS = ("channel", "magnitude")
@@ -37,6 +38,8 @@ def prune_model(
     share_of: str = "parameters",
     ignored: Sequence[str] = (),
     round_to: int = 1,
+    blocks: int = 0,
+    images: Tensor | None = None,
 ) -> dict[str, Any]:
     """Prune a copy of a network.
 
@@ -51,6 +54,8 @@ def prune_model(
         share_of: "parameters", or "channels" of every layer (half of the channels is three quarters of the parameters).
         ignored: names of modules that keep their outputs. The head always does.
         round_to: widths are multiples of this, as far as it goes.
+        blocks: of a transformer to take out first, one by one, with `train_fn` behind each: the layers that stay get their share of
+            `target_sparsity` afterwards. `images`, some hundreds of them, decide which.
 
     Returns:
         "pruned_model", a network in eval mode, and "metrics": `sparsity` (share of parameters gone, or set to zero),
@@ -71,6 +76,12 @@ def prune_model(
     shape = tuple(image_shape) if image_shape is not None else find_image_shape(model)
     made = copy.deepcopy(model)
     made.requires_grad_(True)
+    if blocks and images is None:
+        raise ValueError(f"blocks={blocks} needs images=...: which blocks can go is seen from what they do to images")
+    for _ in range(blocks):
+        drop_blocks(made, 1, images)  # type: ignore[arg-type]
+        if train_fn is not None:
+            train_fn(made)
     stages = steps if gradual else 1
     if method == "magnitude":
         _zero_smallest(made, target_sparsity, stages, train_fn)
@@ -83,7 +94,7 @@ def prune_model(
             pruner.step()
             if train_fn is not None:
                 train_fn(made)
-    elif train_fn is not None:
+    elif train_fn is not None and not blocks:
         train_fn(made)
     made.eval()
     return {"pruned_model": made, "metrics": _metrics(model, made, shape)}
@@ -155,9 +166,9 @@ def _cubic(target: float, steps: int) -> list[float]:
     return [cubic_sparsity(step, steps, target) for step in range(steps + 1)]
 
 
-def _writers_of_residual(model: nn.Module) -> list[nn.Module]:
+def _writers_of_residual(model: Any) -> list[Any]:
     """Layers of a transformer that write into the sum that runs through all blocks."""
-    found: list[nn.Module] = [m.down for m in model.modules() if hasattr(m, "up") and hasattr(m, "down")]
+    found = [m.down for m in model.modules() if hasattr(m, "up") and hasattr(m, "down")]
     return found + ([model.patches] if isinstance(getattr(model, "patches", None), nn.Conv2d) else [])
 
 
@@ -238,9 +249,7 @@ def find_image_shape(model: nn.Module) -> tuple[int, int, int]:
     raise ValueError(f"the network takes none of the usual sizes {SIDES}; give image_shape=(channels, height, width)")
 
 
-def _zero_smallest(
-    model: nn.Module, target: float, steps: int, train_fn: Callable[[nn.Module], Any] | None
-) -> None:
+def _zero_smallest(model: nn.Module, target: float, steps: int, train_fn: Callable[[nn.Module], Any] | None) -> None:
     """The smallest weights of all layers together become zero; what is zero stays zero through fine-tuning."""
     tensors = [p for p in model.parameters() if p.dim() > 1]
     for step in range(1, steps + 1):

@@ -1,131 +1,117 @@
-"""Quantization of a whole network: fake-quantized layers, calibration, training with them, and the real integers."""
+"""Quantize a network with one call: 8-bit integers with fine-tuning, or 16-bit floats."""
 
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.compression.fake import FakeQuantize, QuantConv2d, QuantHead, QuantLinear, QuantizedLayer, set_state
-from course_utils.compression.fold import fold_batchnorm
-from course_utils.compression.trace import Trace, example, trace
-from course_utils.models import ExpandableHead
+from course_utils.compression.export import export_onnx
+from course_utils.compression.fake import set_state
+from course_utils.compression.preparation import calibrate, prepare
+from course_utils.compression.pruning import find_image_shape
+from course_utils.compression.training import finetune
 
-PASSES_ON = ("batch_norm", "identity", "dropout", "contiguous")  # what may stand between a convolution and its ReLU
+DTYPES = ("qint8", "float16")
 
 
-def prepare(
+class HalfModel(nn.Module):
+    """A network in 16-bit floats, for GPUs and for storage: takes and gives 32-bit floats."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(model).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.half()).float()
+
+
+def quantize_model(
     model: nn.Module,
-    image_shape: Sequence[int],
+    train_loader: Iterable[Any] | None = None,
+    dtype: str = "qint8",
+    qat_epochs: float = 3,
+    device: str = "cpu",
     *,
-    bits: int = 8,
-    observer: str = "average",
-    skip: Sequence[str] = (),
-    keep_first: bool = True,
-) -> nn.Module:
-    """A copy whose BatchNorm is folded and whose convolutions and dense layers are fake-quantized. Calibrate it next.
+    image_shape: Sequence[int] | None = None,
+    teacher: nn.Module | None = None,
+    calibration_batches: int = 8,
+    lr: float = 5e-4,
+    path: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Quantize a copy of a network: calibrate, fine-tune with rounded numbers, write the real integers.
+
+    "qint8": BatchNorm is folded, weights get 8 bits per channel, activations 8 bits; then `qat_epochs` of training in which
+    everything is rounded (0 leaves it at post-training quantization). "float16" needs no data. It halves the file; on a GPU it is
+    fast, on a CPU it is a storage format: the file is turned back into 32 bits when it is loaded.
 
     Args:
-        bits: of the weights, 2 to 8. Activations have 8.
-        observer: how ranges are found, see `Observer`.
-        skip: names of layers that stay floats.
-        keep_first: let the first convolution stay one, too. It reads one or three channels: nine products a pixel are too
-            few for integer kernels, which take seven times as long for it as float ones (lesson 07 measures it).
+        train_loader: batches of (images, labels); its first `calibration_batches` give the ranges.
+        image_shape: (channels, height, width); default is the first usual size that the network takes.
+        teacher: whose answers to imitate; default is `model` itself.
+        lr: of the fine-tuning.
+        path: where to write the ONNX file; otherwise it is only weighed.
+        **options: of `prepare` (`bits`, `observer`, `skip`, `keep_first`).
+
+    Returns:
+        "quantized_model", in eval mode, fake-quantized ("qint8": the integers are in the file) or in 16 bits; "metrics":
+        `compression_ratio`, `sizes` ("original", "quantized": bytes of the ONNX files), `original_size_mb`,
+        `quantized_size_mb`, `dtype`, `losses`; and "path".
 
     Raises:
-        ValueError: a name in `skip` that no layer has.
+        ValueError: an unknown dtype, or no data for "qint8".
 
-    Built in lesson 07.
+    Source: Jacob et al. 2018. Built in lesson 07.
     """
-    unknown = sorted(set(skip) - {name for name, _ in model.named_modules()})
-    if unknown:
-        raise ValueError(f"skip names {', '.join(unknown)}, which the network does not have")
-    made = copy.deepcopy(model).eval()
-    fold_batchnorm(made, image_shape)
-    found = trace(made, example(tuple(image_shape), 2).to(next(made.parameters()).device))
-    first = next((name for name, module in made.named_modules() if isinstance(module, nn.Conv2d)), None)
-    for name, layer in list(made.named_modules()):
-        if name in skip or (keep_first and name == first):
-            continue
-        parent, _, attribute = name.rpartition(".")
-        replacement: nn.Module | None = None
-        if isinstance(layer, nn.Conv2d):
-            replacement = QuantConv2d(layer, bits, observer, output=not _meets_relu(found, name))
-        elif isinstance(layer, nn.Linear):
-            replacement = QuantLinear(layer, bits, observer)
-        elif isinstance(layer, ExpandableHead):
-            replacement = QuantHead(layer, bits, observer)
-        if replacement is not None:
-            setattr(made.get_submodule(parent), attribute, replacement.to(layer.weight.device))  # type: ignore[arg-type]
-    set_state(made, "observe")
-    return made
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    if dtype == "qint8" and train_loader is None:
+        raise ValueError("dtype='qint8' needs train_loader: ranges of activations come from data; 'float16' needs none")
+    shape = tuple(image_shape) if image_shape is not None else find_image_shape(model)
+    original = copy.deepcopy(model).to(device).eval()
+    losses: list[float] = []
+    if dtype == "float16":
+        made: nn.Module = HalfModel(original).eval()
+    else:
+        assert train_loader is not None
+        made = prepare(original, shape, **options).requires_grad_(True)
+        calibrate(made, islice(train_loader, calibration_batches))
+        if qat_epochs > 0:
+            losses = train_rounded(made, train_loader, teacher=teacher or original, epochs=qat_epochs, lr=lr)
+    with tempfile.TemporaryDirectory() as folder:
+        before = export_onnx(original, Path(folder) / "original.onnx", shape).stat().st_size
+        target = Path(path) if path is not None else Path(folder) / "quantized.onnx"
+        written = original if dtype == "float16" else made
+        after = export_onnx(written, target, shape, half=dtype == "float16").stat().st_size
+    metrics = {
+        "compression_ratio": before / after,
+        "sizes": {"original": before, "quantized": after},
+        "original_size_mb": before / 1e6,
+        "quantized_size_mb": after / 1e6,
+        "dtype": dtype,
+        "losses": losses,
+    }
+    return {"quantized_model": made, "metrics": metrics, "path": None if path is None else target}
 
 
-def _meets_relu(found: Trace, name: str) -> bool:
-    """Whether a ReLU is all that reads a convolution's output: then one rounding behind the ReLU is enough."""
-    call = next((call for call in found.calls if call.module == name and call.name == "conv2d"), None)
-    while call is not None:
-        readers = found.readers(call.output)
-        if len(readers) != 1:
-            return False
-        if readers[0].name == "relu":
-            return True
-        call = readers[0] if readers[0].name in PASSES_ON else None
-    return False
+def train_rounded(model: nn.Module, loader: Iterable[Any], **options: Any) -> list[float]:
+    """Quantization-aware training of a calibrated network, in place: ranges follow, then stay. See `finetune`."""
+    set_state(model, "learn")
+    losses = finetune(model, loader, **options)
+    set_state(model, "fixed")
+    model.eval()
+    return losses
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Show a prepared network representative data, so that it knows the range of every activation; then fix the ranges.
-
-    What it has seen before is forgotten. The training or eval mode is kept.
-
-    Args:
-        batches: float images `(batch, C, H, W)` as the network gets them, or pairs of images and labels.
-
-    Raises:
-        ValueError: no data, or a network without fake-quantized layers.
-    """
-    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantize)]
-    if not quantizers:
-        raise ValueError("this network has no fake-quantized layer; `prepare` it first")
-    for quantizer in quantizers:
-        quantizer.observer.forget()
-    set_state(model, "observe")
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    count = 0
-    for batch in batches:
-        model(images_of(batch).to(device))
-        count += 1
-    model.train(training)
-    if count == 0:
-        raise ValueError("no batch to calibrate with; give representative images, some hundreds are enough")
-    set_state(model, "fixed")
-
-
-def images_of(batch: Any) -> Tensor:
-    """The images of a batch that a loader gives: alone, or first in a tuple; uint8 becomes [0, 1]."""
-    x = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (tuple, list)) else batch
-    return x.float() / 255 if x.dtype == torch.uint8 else x
-
-
-def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """Name -> layer of everything that is fake-quantized."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
-
-
-def integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name -> (int8 weight, scale of every output channel) of a prepared network: what its file will hold."""
-    from course_utils.compression.affine import channel_scales, levels
-
-    found = {}
-    for name, layer in quantized_layers(model).items():
-        scale = channel_scales(layer.weight, layer.bits)
-        shape = [-1, *[1] * (layer.weight.dim() - 1)]
-        whole = (layer.weight.detach() / scale.view(shape)).round().clamp(*levels(layer.bits, signed=True))
-        found[name] = (whole.to(torch.int8), scale)
-    return found
+def signal_to_noise(exact: Tensor, rounded: Tensor) -> float:
+    """How much of a tensor survives rounding, in decibels: `10 log10(mean(exact^2) / mean((exact - rounded)^2))`."""
+    noise = (exact - rounded).square().mean()
+    return float("inf") if noise == 0 else float(10 * torch.log10(exact.square().mean() / noise))

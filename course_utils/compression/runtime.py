@@ -12,9 +12,17 @@ import numpy as np
 from torch import Tensor
 
 from course_utils.compression.export import INPUT
-from course_utils.compression.quantization import images_of
+from course_utils.compression.preparation import images_of
 
-INTEGER_NODES = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat", "QLinearGemm")
+INTEGER_NODES = (
+    "QLinearConv",
+    "ConvInteger",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "QGemm",
+    "MatMulIntegerToFloat",
+    "QLinearGemm",
+)
 
 
 class Deployed:

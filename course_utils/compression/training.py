@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.compression.quantization import images_of
+from course_utils.compression.fake import set_state
+from course_utils.compression.preparation import images_of
 from course_utils.objectives import distillation_loss
+from course_utils.streams import Samples
 
 
 class Batches:
@@ -127,3 +129,49 @@ def accuracy(model: nn.Module, loader: Iterable[Any]) -> float:
     if total == 0:
         raise ValueError("no image to score; give a loader of (images, labels)")
     return right / total
+
+
+def finetune_in_stream(
+    learner: Any,
+    model: nn.Module,
+    data: Samples,
+    memory: Samples,
+    *,
+    teacher: nn.Module,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    generator: torch.Generator,
+    alpha: float = 0.7,
+    rounded: bool = False,
+) -> None:
+    """A few steps inside a learner's stream, in place: half of every batch from this task, half from the memory.
+
+    The loss is the learner's own objective, with the outputs that compete in its scenario, and distillation from `teacher`.
+
+    Args:
+        memory: samples of all tasks so far.
+        rounded: the network is calibrated, and learns with rounded numbers.
+    """
+    if rounded:
+        set_state(model, "learn")
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    model.train()
+    teacher.eval()
+    for step in range(steps):
+        halves = [part[torch.randint(len(part), (batch_size // 2,), generator=generator)] for part in (data, memory)]
+        batch = {name: torch.cat([half[name] for half in halves]).to(learner.device) for name in data.fields}
+        x = learner.inputs(batch["x"], generator)
+        with torch.no_grad():
+            known = teacher(x)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        out = model(x)
+        loss = learner.objective.loss(learner.visible(out, batch["task"]), batch["y"])
+        loss = (1 - alpha) * loss + alpha * learner.objective.distill(out, known, 2.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    if rounded:
+        set_state(model, "fixed")
