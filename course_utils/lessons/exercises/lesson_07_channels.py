@@ -260,7 +260,7 @@ def _front(answer: Answer) -> None:
         ): "You keep the first best in size, speed and accuracy only. Candidate 5 is best in nothing, and nobody beats it in everything.",
         (0, 3): "It is the other way round: these are the ones that are beaten.",
         (1, 2, 3, 4, 5): "Candidate 3 is larger, slower and worse than candidate 2.",
-        (2, 4): "Of accuracy more is better, of size and latency less.",
+        (2, 3, 4): "Of accuracy more is better, of size and latency less.",
     }
     if tuple(sorted(found)) in named:
         raise Wrong(named[tuple(sorted(found))])

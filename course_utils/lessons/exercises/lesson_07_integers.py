@@ -39,7 +39,7 @@ def quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
 
 
 def _quantized(answer: Answer) -> None:
-    x, scale, zero = torch.tensor([-1.0, 0.0, 0.3, 0.9, 2.6, 4.4]), 0.5, 10
+    x, scale, zero = torch.tensor([-1.1, 0.0, 0.3, 0.9, 2.6, 4.4]), 0.5, 10
     expected = torch.tensor([8.0, 10.0, 11.0, 12.0, 15.0, 19.0])
     found = answer(x, scale, zero)
     steps = x / scale
