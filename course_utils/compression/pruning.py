@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from course_utils.compression.blocks import drop_blocks
 from course_utils.compression.heads import PARTS, attentions, head_norms, keep_heads
 from course_utils.compression.schedule import cubic_sparsity
+from course_utils.compression.storage import channels_last
 from course_utils.compression.tracing import count_macs
 from course_utils.models import ExpandableHead
 
@@ -157,9 +158,7 @@ class ChannelPruner:
             count = max(1, round(heads * (1 - self.plan[self.done])))
             if count < block.num_heads:
                 keep_heads(block, head_norms(block, self.norm).topk(count).indices.tolist())
-        for module in self.model.modules():
-            if isinstance(module, nn.Conv2d) and module.weight.dim() == 4:
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        channels_last(self.model)
 
 
 def _cubic(target: float, steps: int) -> list[float]:

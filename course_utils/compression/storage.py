@@ -51,8 +51,16 @@ def resize(model: nn.Module, shapes: Widths) -> None:
         setattr(module, attribute, kept)
     for module in model.modules():
         _tell(module)
+    channels_last(model)
     for block in attentions(model):
         block.num_heads = block.query.out_features // dims[id(block)]
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay out the weights of all convolutions as the course's networks have them: another layout rounds differently."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _drop_missing_blocks(model: nn.Module, shapes: Widths) -> None:
