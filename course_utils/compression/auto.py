@@ -159,13 +159,13 @@ class AutoOptimizer:
         """Name -> (network, stored in 16 bits?), narrower and narrower: each cut starts from the one before."""
         teacher = copy.deepcopy(model).eval()
         made: dict[str, tuple[nn.Module, bool]] = {}
-        narrow, gone = copy.deepcopy(teacher), 0.0
+        narrow = copy.deepcopy(teacher)
         for ratio in (0.0, *self.ratios):
             if ratio > 0:
                 narrow = copy.deepcopy(narrow).requires_grad_(True)
-                ChannelPruner(narrow, 1 - (1 - ratio) / (1 - gone), shape).step()
+                ChannelPruner(narrow, ratio, shape, original=teacher).step()
                 finetune(narrow, loader, epochs=self.epochs, lr=self.lr, teacher=teacher)
-                narrow, gone = narrow.eval(), ratio
+                narrow.eval()
             ending = f" pruned {ratio:.0%}" if ratio > 0 else ""
             for precision in self.precisions:
                 network = narrow

@@ -107,6 +107,8 @@ class ChannelPruner:
     Args:
         ratio: share that is gone after the last step: of the channels of every convolution, of the neurons of every hidden
             dense layer, and of the heads of every attention. A transformer's width, which all its blocks add to, stays.
+        original: the unpruned network, if this one was pruned before: shares are counted of its widths, so that small
+            steps do not add up their roundings. Then there is one step.
 
     Other arguments as in `prune_model`.
     """
@@ -121,6 +123,7 @@ class ChannelPruner:
         steps: int = 1,
         ignored: Sequence[str] = (),
         round_to: int = 1,
+        original: nn.Module | None = None,
     ):
         import torch_pruning as tp
 
@@ -131,7 +134,8 @@ class ChannelPruner:
         fixed = [model.get_submodule(name) for name in ignored] + heads
         if not heads:  # another library's network: its last dense layer gives the answers
             fixed += [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-        self.attention = [(block, block.num_heads) for block in attentions(model)]
+        heads_before = [block.num_heads for block in attentions(model if original is None else original)]
+        self.attention = list(zip(attentions(model), heads_before, strict=True))
         fixed += [getattr(block, part) for block, _ in self.attention for part in PARTS] + _writers_of_residual(model)
         device = next(model.parameters()).device
         # Of the class token and the positions it says which dimension it would prune; their width stays.
@@ -142,6 +146,7 @@ class ChannelPruner:
             torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device),
             importance=tp.importance.GroupMagnitudeImportance(p=self.norm),
             pruning_ratio=ratio,
+            pruning_ratio_dict={} if original is None else _ratios_left(model, original, ratio),
             iterative_steps=steps,
             iterative_pruning_ratio_scheduler=_cubic,
             ignored_layers=fixed,
@@ -163,6 +168,16 @@ class ChannelPruner:
 
 def _cubic(target: float, steps: int) -> list[float]:
     return [cubic_sparsity(step, steps, target) for step in range(steps + 1)]
+
+
+def _ratios_left(model: nn.Module, original: nn.Module, ratio: float) -> dict[nn.Module, float]:
+    """Layer -> share of its present outputs that has to go, so that `ratio` of the original ones is gone."""
+    found: dict[nn.Module, float] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            wanted = max(1, int(len(original.get_submodule(name).weight) * (1 - ratio) + 1e-6))  # type: ignore[arg-type]
+            found[layer] = max(0.0, 1 - (wanted + 1e-6) / len(layer.weight))
+    return found
 
 
 def _writers_of_residual(model: Any) -> list[Any]:

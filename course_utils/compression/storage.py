@@ -60,7 +60,8 @@ def channels_last(model: nn.Module) -> None:
     """Lay out the weights of all convolutions as the course's networks have them: another layout rounds differently."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            laid_out = torch.empty_like(module.weight.data, memory_format=torch.channels_last)
+            module.weight.data = laid_out.copy_(module.weight.data)  # `contiguous` may keep other strides of size 1
 
 
 def _drop_missing_blocks(model: nn.Module, shapes: Widths) -> None:

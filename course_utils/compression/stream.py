@@ -190,8 +190,8 @@ class Compress(Method):
         teacher = copy.deepcopy(learner.model)
         full = shapes_of(learner.initial_model)
         learner.model.requires_grad_(True)
-        ratio = 1 - (1 - wanted) / (1 - self.gone)
-        ChannelPruner(prunable(learner.model), ratio, tuple(learner.stream.image_shape)).step()
+        shape, original = tuple(learner.stream.image_shape), prunable(learner.initial_model)
+        ChannelPruner(prunable(learner.model), wanted, shape, original=original).step()
         self.gone = wanted
         keep_full_shape(learner.model, full)
         if self.finetune_steps:
