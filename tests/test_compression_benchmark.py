@@ -212,6 +212,19 @@ def test_auto_optimizer_goes_by_what_it_measures(trained, int8, expected):
     assert results["best"]["name"] == expected and "chosen on" not in results["explanation"]
 
 
+def test_a_transformer_loses_blocks_too():
+    train, test = loaders(64)
+    network = models.build("vit", digits(), num_outputs=10, patch_size=4, width=16, depth=4, num_heads=2)
+    for depth, left in ((True, 2), (False, 4)):
+        optimizer = AutoOptimizer(
+            "size", ratios=(0.5,), precisions=("fp32",), depth=depth, epochs=0.5, measure=pretend(fp32=1.0)
+        )
+        results = optimizer.optimize_model(network, train, test, image_shape=(1, 8, 8))
+        made = results["pruned"]["model"]
+        assert len(compression.block_names(made)) == left
+        assert results["pruned"]["metrics"]["parameters"] < 0.6 * results["baseline"]["metrics"]["parameters"]
+
+
 def test_auto_optimizer_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="choose a target of speed, size, accuracy, balanced"):
         AutoOptimizer("latency")

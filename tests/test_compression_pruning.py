@@ -153,19 +153,19 @@ def test_residual_networks_and_mobilenets_get_narrower(tmp_path):
 
 def test_a_head_that_says_nothing_goes_unnoticed():
     network, x = vit(width=24, num_heads=3), images(4, (1, 28, 28))
-    for block in attentions(network):
+    for block in attentions(network).values():
         with torch.no_grad():
             block.out.weight[:, 8:16] = 0
             for layer in (block.query, block.key, block.value):
                 layer.weight[8:16] = 0
         assert head_norms(block)[1] == 0 and len(head_norms(block)) == 3
     expected = network(x)
-    for block in attentions(network):
+    for block in attentions(network).values():
         keep_heads(block, [0, 2])
         assert block.num_heads == 2 and block.query.out_features == 16 and block.out.in_features == 16
     torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="name at least one of the heads 0 to 1"):
-        keep_heads(attentions(network)[0], [])
+        keep_heads(attentions(network)["blocks.0.attention"], [])
 
 
 def test_a_transformer_loses_heads_and_neurons_and_keeps_its_width():

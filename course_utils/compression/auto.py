@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from course_utils.compression.benchmark import benchmark_models, profile_hardware
+from course_utils.compression.blocks import block_names, drop_blocks
 from course_utils.compression.choice import TARGETS, Candidate, Constraints, choose, pareto
 from course_utils.compression.export import export_onnx
-from course_utils.compression.preparation import calibrate, prepare
+from course_utils.compression.preparation import calibrate, images_of, prepare
 from course_utils.compression.pruning import ChannelPruner, find_image_shape, parameters
 from course_utils.compression.quantization import HalfModel, train_rounded
 from course_utils.compression.tracing import count_macs
@@ -35,6 +36,8 @@ class AutoOptimizer:
         max_size_mb, max_latency_ms, min_accuracy: what the result must keep to; None asks for nothing.
         max_accuracy_drop: accuracy that may be lost against the baseline, a share; default 0.02.
         ratios: shares of the channels to prune, ascending. 0 is always among the candidates.
+        depth: of a transformer, the same share of its blocks goes, too (one stays): its narrow layers are soon too small for
+            a processor to gain from making them smaller.
         precisions: of "fp32", "fp16" and "int8".
         epochs: of fine-tuning after every cut, and again with rounded numbers.
         threads, batch_size: as the network will be used.
@@ -57,6 +60,7 @@ class AutoOptimizer:
         max_accuracy_drop: float | None = 0.02,
         ratios: Sequence[float] = (0.25, 0.5, 0.75),
         precisions: Sequence[str] = PRECISIONS,
+        depth: bool = True,
         epochs: float = 1.0,
         lr: float = 1e-3,
         threads: int = 1,
@@ -78,7 +82,7 @@ class AutoOptimizer:
         self.ratios = [ratio for ratio in ratios if ratio > 0]
         self.precisions = tuple(dict.fromkeys(("fp32", *precisions)))
         self.epochs, self.lr, self.threads, self.batch_size = epochs, lr, threads, batch_size
-        self.measure = measure
+        self.depth, self.measure = depth, measure
 
     def optimize_model(
         self,
@@ -163,6 +167,10 @@ class AutoOptimizer:
         for ratio in (0.0, *self.ratios):
             if ratio > 0:
                 narrow = copy.deepcopy(narrow).requires_grad_(True)
+                left, before = len(block_names(narrow)), len(block_names(teacher))
+                if self.depth and before - int(ratio * before) < left:
+                    drop_blocks(narrow, left - (before - int(ratio * before)), images_of(next(iter(loader))))
+                    finetune(narrow, loader, epochs=self.epochs, lr=self.lr, teacher=teacher)
                 ChannelPruner(narrow, ratio, shape, original=teacher).step()
                 finetune(narrow, loader, epochs=self.epochs, lr=self.lr, teacher=teacher)
                 narrow.eval()

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 PARTS = ("query", "key", "value", "out")
 
 
-def attentions(model: nn.Module) -> list[Any]:
-    """Every attention whose query, key, value and output are dense layers of their own, as in the course's ViT."""
-    return [
-        module for module in model.modules() if hasattr(module, "num_heads") and all(hasattr(module, p) for p in PARTS)
-    ]
+def attentions(model: nn.Module) -> dict[str, Any]:
+    """Name -> every attention whose query, key, value and output are dense layers of their own, as in the course's ViT."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "num_heads") and all(hasattr(module, part) for part in PARTS)
+    }
 
 
 def head_norms(attention: Any, norm: int = 2) -> Tensor:

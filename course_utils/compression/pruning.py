@@ -134,8 +134,8 @@ class ChannelPruner:
         fixed = [model.get_submodule(name) for name in ignored] + heads
         if not heads:  # another library's network: its last dense layer gives the answers
             fixed += [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-        heads_before = [block.num_heads for block in attentions(model if original is None else original)]
-        self.attention = list(zip(attentions(model), heads_before, strict=True))
+        before = attentions(model if original is None else original)  # blocks may be missing in `model`
+        self.attention = [(block, before[name].num_heads) for name, block in attentions(model).items()]
         fixed += [getattr(block, part) for block, _ in self.attention for part in PARTS] + _writers_of_residual(model)
         device = next(model.parameters()).device
         # Of the class token and the positions it says which dimension it would prune; their width stays.

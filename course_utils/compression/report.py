@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from course_utils.compression.choice import Candidate, pareto
 from course_utils.plots.style import DPI, GREY, MARKERS, PALETTE, use_style
@@ -94,13 +95,21 @@ def _scatter(figure: Figure, axes: Axes, rows: Mapping[str, Mapping[str, Any]], 
     for number, (label, size, speed) in enumerate(zip(rows, sizes, speeds, strict=True)):
         above = 7 if number % 2 == 0 else -13
         axes.annotate(label.partition(":")[0], (size, speed), (6, above), textcoords="offset points", fontsize=8)
-    axes.set(
-        xlabel="size of the file (MB), less is better",
-        ylabel="images a second, more is better",
-        xscale="log",
-        yscale="log",
-    )
+    axes.set(xlabel="size of the file (MB), less is better", ylabel="images a second, more is better")
+    _spread(axes, sizes, "x")
+    _spread(axes, speeds, "y")
     axes.margins(x=0.25, y=0.2)
+
+
+def _spread(axes: Axes, values: Sequence[float], side: str) -> None:
+    """A logarithmic axis with plain numbers where values differ much, a linear one where they do not."""
+    if min(values) <= 0 or max(values) / min(values) <= 5:
+        return
+    axes.set(**{f"{side}scale": "log"})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def plot_efficiency_over_tasks(
@@ -132,7 +141,8 @@ def plot_efficiency_over_tasks(
             if found:
                 axes.plot(*zip(*found, strict=True), marker=MARKERS[number], color=PALETTE[number], label=label)
         axes.set(xlabel="tasks learned", ylabel=ylabel)
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0, low), high + 0.05 * (high - low))
         axes.set_xticks(sorted({row["task"] for rows in runs.values() for row in rows}))
     if len(runs) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
@@ -161,8 +171,10 @@ def plot_front(
             color = PALETTE[1] if candidate.name == chosen else PALETTE[0] if inside else GREY
             axes.plot(*place, "o", color=color, fillstyle="full" if inside else "none", markersize=9 if inside else 6)
             if inside:
-                axes.annotate(candidate.name, place, (5, 6), textcoords="offset points", fontsize=8)
-        axes.set(xlabel=f"{xlabel}, less is better", ylabel="accuracy (%)", xscale="log")
+                above = 7 if len(axes.texts) % 2 == 0 else -13  # in turn: neighbours are often close
+                axes.annotate(candidate.name, place, (5, above), textcoords="offset points", fontsize=8)
+        axes.set(xlabel=f"{xlabel}, less is better", ylabel="accuracy (%)")
+        _spread(axes, [getattr(candidate, key) for candidate in candidates], "x")
         axes.margins(x=0.25, y=0.15)
     figure.suptitle(title or "Filled: nobody is smaller, faster and more accurate at once")
     return _saved(figure, save_path)

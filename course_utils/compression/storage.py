@@ -38,7 +38,7 @@ def resize(model: nn.Module, shapes: Widths) -> None:
             f"this specification does not fit: {', '.join((differing or wider)[:3])} "
             f"({'stand on one side only' if differing else 'would grow'}); build the network that was pruned"
         )
-    dims = {id(block): block.query.out_features // block.num_heads for block in attentions(model)}
+    dims = {id(block): block.query.out_features // block.num_heads for block in attentions(model).values()}
     for name, shape in shapes.items():
         if own[name] == tuple(shape):
             continue
@@ -52,7 +52,7 @@ def resize(model: nn.Module, shapes: Widths) -> None:
     for module in model.modules():
         _tell(module)
     channels_last(model)
-    for block in attentions(model):
+    for block in attentions(model).values():
         block.num_heads = block.query.out_features // dims[id(block)]
 
 

@@ -107,7 +107,7 @@ def _fold_network(answer: Answer) -> None:
     found = [torch.as_tensor(to_array(part), dtype=torch.float32) for part in _folded(answer)]
     both = F.batch_norm(F.conv2d(x, weight), mean, variance, gamma, beta, eps=0.1)
     close(
-        F.conv2d(x, *found),
+        F.conv2d(x, found[0], found[1]),
         both,
         "On random images the folded convolution differs from the convolution with its BatchNorm.",
         rtol=1e-3,
