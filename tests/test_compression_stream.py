@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from core_helpers import digit_stream, interrupted, make_learner, same, weights
+from test_multimodal_fusion import network as fusion_network
 from test_multimodal_stream import network as clip_network
 from test_multimodal_stream import text_stream
 
@@ -200,6 +201,17 @@ def test_the_image_tower_of_a_pair_is_deployed(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(made(x), network.eval()(x), rtol=1e-4, atol=1e-4)
     assert compression.Deployed(compress.deployed)(x).shape == (6, stream.num_outputs)
+
+
+def test_fusion_is_deployed_with_its_text_read(tmp_path):
+    stream = text_stream()
+    network = fusion_network(stream)
+    compress = compression.Compress(0.5, folder=tmp_path, **QUICK)
+    Learner(network, [methods.Replay(20), compress], steps_per_task=6, batch_size=8, show_progress=False).fit(stream)
+    floats = compression.Deployed(compression.export_onnx(network, tmp_path / "floats.onnx", (1, 8, 8)))
+    x = stream[0].test.x[:6].float() / 255
+    np.testing.assert_allclose(floats(x), network.eval()(x).detach().numpy(), rtol=1e-3, atol=1e-4)
+    assert compression.nodes_run(compress.deployed)["QGemm"] > 0
 
 
 def test_what_does_not_go_together_is_refused():

@@ -115,15 +115,11 @@ class QuantLinear(QuantizedLayer):
 
 
 class QuantHead(QuantLinear):
-    """The same in the place of an `ExpandableHead`, which can grow on."""
-
-    @property
-    def num_features(self) -> int:
-        return self.weight.shape[1]
+    """The same in the place of an `ExpandableHead`. It cannot grow: the network that learns on is the one in floats."""
 
     @property
     def num_outputs(self) -> int:
-        return self.weight.shape[0]
+        return len(self.weight)
 
 
 def set_state(model: nn.Module, state: str) -> None:

@@ -248,6 +248,15 @@ def _unchanged(graph: Graph, call: Call) -> str:
     return graph.name_of(call.args[0])
 
 
+@operator("masked_fill")
+def _masked_fill(graph: Graph, call: Call) -> str:
+    mask = call.args[1]
+    if graph.known(mask):
+        raise ExportError(f"the mask in {call.module} depends on the images; only a fixed one is exported")
+    value = call.argument(2, "value")
+    return graph.node("Where", [graph.store(mask.cpu().numpy()), graph.name_of(value), graph.name_of(call.args[0])])
+
+
 # ---- arithmetic --------------------------------------------------------------------------------------------------
 
 

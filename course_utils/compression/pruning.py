@@ -182,8 +182,10 @@ def _ratios_left(model: nn.Module, original: nn.Module, ratio: float) -> dict[nn
 
 def _writers_of_residual(model: Any) -> list[Any]:
     """Layers of a transformer that write into the sum that runs through all blocks."""
-    found = [m.down for m in model.modules() if hasattr(m, "up") and hasattr(m, "down")]
-    return found + ([model.patches] if isinstance(getattr(model, "patches", None), nn.Conv2d) else [])
+    first = [getattr(model, name, None) for name in ("patches", "lift")]  # of the ViT, of lesson 05's fusion
+    return [m.down for m in model.modules() if hasattr(m, "up") and hasattr(m, "down")] + [
+        layer for layer in first if isinstance(layer, (nn.Conv2d, nn.Linear))
+    ]
 
 
 def _head_pruner(tp: Any) -> Any:

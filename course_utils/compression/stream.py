@@ -54,7 +54,7 @@ class Compress(Method):
 
     Put it last in the list, behind `Replay` (or another method with a `buffer`), whose memory it uses: without one it only knows the
     last task, and says so in a remark. With `LoRA` use adapters="merged"; such a run resumes between tasks. It works with the
-    small `CLIP` of lesson 05, whose text tower is not deployed.
+    networks of lesson 05, too: of a `CLIP` the image tower is deployed, of a `Fusion` all but the reader of its fixed text.
 
     Attributes:
         rows: one dictionary a task: `task`, `kind`, `size_mb`, `parameters`, `sparsity`, `accuracy` (mean over tasks seen, of the
