@@ -79,6 +79,14 @@ def test_networks_take_turns():
     assert all(len(values) == 6 for values in times.values())
 
 
+def test_pytorch_itself_can_take_its_turn(tmp_path):
+    network, x = trained_cnn(), images(4)
+    run = {"runtime": compression.Deployed(compression.export_onnx(network, tmp_path / "m.onnx", (1, 8, 8)))}
+    run["pytorch"] = compression.in_pytorch(network)
+    torch.testing.assert_close(run["pytorch"](x.numpy()), network(x))
+    assert {len(times) for times in compression.interleaved(run, (1, 8, 8), rounds=1, runs=2).values()} == {2}
+
+
 def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
     data = digits()
     big = models.build("mlp", data, num_outputs=10, hidden=(2000, 2000))

@@ -16,7 +16,15 @@ from typing import Any
 _HOMES = {
     "affine": ("channel_scales", "dequantize", "levels", "quantize", "scale_and_zero_point"),
     "auto": ("AutoOptimizer",),
-    "benchmark": ("benchmark_models", "interleaved", "machine", "peak_memory", "profile_hardware", "timing"),
+    "benchmark": (
+        "benchmark_models",
+        "in_pytorch",
+        "interleaved",
+        "machine",
+        "peak_memory",
+        "profile_hardware",
+        "timing",
+    ),
     "blocks": ("block_influence", "block_names", "drop_blocks"),
     "choice": ("Candidate", "Choice", "Constraints", "choose", "pareto"),
     "deployment": ("ImageClassifier", "deployable"),

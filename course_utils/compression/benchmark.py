@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from course_utils.compression.export import export_onnx
 from course_utils.compression.pruning import find_image_shape, parameters
@@ -69,7 +71,9 @@ def benchmark_models(
             f"{len(models)} models, rounds={rounds}, runs={runs}, batch_size={batch_size}: at least one each"
         )
     if device != "cpu":
-        raise ValueError(f"device={device!r}: files are timed on the 'cpu' here; for a GPU see `half_precision_speed`")
+        raise ValueError(
+            f"device={device!r}: files are timed on the 'cpu' here; on a GPU time `in_pytorch` with `interleaved`"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder if folder is not None else temporary)
         shape = _shape(models, image_shape)
@@ -135,6 +139,17 @@ def interleaved(
     return times
 
 
+def in_pytorch(model: nn.Module, device: str = "cpu") -> Callable[[Any], Tensor]:
+    """A network as `interleaved` times it, run by PyTorch itself: images go to the device, and the answer is waited for."""
+    network = copy.deepcopy(model).to(device).eval()
+
+    def answer(x: Any) -> Tensor:
+        with torch.no_grad():
+            return network(torch.as_tensor(x).to(device)).cpu()
+
+    return answer
+
+
 def timing(seconds: Sequence[float], batch_size: int = 1) -> dict[str, float]:
     """`latency_ms` (median), `latency_p95_ms` and `fps` (images a second at the median)."""
     median = statistics.median(seconds)
@@ -198,8 +213,6 @@ def _in_new_process(path: str | Path, image_shape: Sequence[int], batch_size: in
 
 def profile_hardware() -> dict[str, Any]:
     """What this machine brings: `cores`, `instructions` that matter here, `memory_gb` (None if unknown), `gpu` (a name or None)."""
-    import torch
-
     useful = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     return {
