@@ -87,6 +87,13 @@ def test_pytorch_itself_can_take_its_turn(tmp_path):
     assert {len(times) for times in compression.interleaved(run, (1, 8, 8), rounds=1, runs=2).values()} == {2}
 
 
+def test_weights_have_the_bits_that_a_processor_multiplies_exactly():
+    assert compression.weight_bits({"sse2", "avx2", "avx512_vnni"}) == 8
+    assert compression.weight_bits({"sse2", "avx2"}) == 7
+    assert compression.weight_bits({"asimddp"}) == compression.weight_bits(set()) == 8
+    assert compression.weight_bits() in (7, 8)
+
+
 def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
     data = digits()
     big = models.build("mlp", data, num_outputs=10, hidden=(2000, 2000))

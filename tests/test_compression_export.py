@@ -24,7 +24,7 @@ def vit(**options):
 
 
 def calibrated(network, x, **options):
-    made = compression.prepare(network, tuple(x.shape[1:]), **options)
+    made = compression.prepare(network, tuple(x.shape[1:]), bits=compression.weight_bits(), **options)
     compression.calibrate(made, x.split(8))
     return made.eval()
 

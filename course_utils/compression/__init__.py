@@ -24,6 +24,7 @@ _HOMES = {
         "peak_memory",
         "profile_hardware",
         "timing",
+        "weight_bits",
     ),
     "blocks": ("block_influence", "block_names", "drop_blocks"),
     "choice": ("Candidate", "Choice", "Constraints", "choose", "pareto"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from course_utils.compression.benchmark import benchmark_models, profile_hardware
+from course_utils.compression.benchmark import benchmark_models, profile_hardware, weight_bits
 from course_utils.compression.blocks import block_names, drop_blocks
 from course_utils.compression.choice import TARGETS, Candidate, Constraints, choose, pareto
 from course_utils.compression.export import export_onnx
@@ -178,7 +178,7 @@ class AutoOptimizer:
             for precision in self.precisions:
                 network = narrow
                 if precision == "int8":
-                    network = prepare(narrow, shape).requires_grad_(True)
+                    network = prepare(narrow, shape, bits=weight_bits()).requires_grad_(True)
                     calibrate(network, islice(loader, 8))
                     train_rounded(network, loader, teacher=teacher, epochs=self.epochs, lr=self.lr / 2)
                 made[precision + ending] = (network, precision == "fp16")

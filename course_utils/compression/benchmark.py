@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,19 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     lines = [line for line in text.splitlines() if line.lower().startswith(("flags", "features"))]
     return frozenset(lines[0].partition(":")[2].split()) if lines else frozenset()
+
+
+def weight_bits(flags: Collection[str] | None = None) -> int:
+    """Bits of weights that this processor multiplies exactly: 8, or 7 on x86 without VNNI.
+
+    There, products of unsigned 8-bit and signed 8-bit numbers are added in pairs in 16 bits, which overflows and is cut off.
+
+    Args:
+        flags: instruction sets; default is this machine's.
+    """
+    known = cpu_flags() if flags is None else flags
+    x86 = bool({"sse2", "avx2", "avx512f"}.intersection(known))
+    return 7 if x86 and not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(known) else 8
 
 
 # ---- memory, in a process of its own -------------------------------------------------------------------------------

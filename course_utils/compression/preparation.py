@@ -29,7 +29,7 @@ def prepare(
     """A copy whose BatchNorm is folded and whose convolutions and dense layers are fake-quantized. Calibrate it next.
 
     Args:
-        bits: of the weights, 2 to 8. Activations have 8.
+        bits: of the weights, 2 to 8 (`weight_bits` says what this processor multiplies exactly). Activations have 8.
         observer: how ranges are found, see `Observer`.
         skip: names of layers that stay floats.
         keep_first: let the first convolution stay one, too. It reads one or three channels: nine products a pixel are too

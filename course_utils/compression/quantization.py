@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.compression.benchmark import weight_bits
 from course_utils.compression.export import export_onnx
 from course_utils.compression.fake import set_state
 from course_utils.compression.preparation import calibrate, prepare
@@ -81,7 +82,7 @@ def quantize_model(
         made: nn.Module = HalfModel(original).eval()
     else:
         assert train_loader is not None
-        made = prepare(original, shape, **options).requires_grad_(True)
+        made = prepare(original, shape, **{"bits": weight_bits(), **options}).requires_grad_(True)
         calibrate(made, islice(train_loader, calibration_batches))
         if qat_epochs > 0:
             losses = train_rounded(made, train_loader, teacher=teacher or original, epochs=qat_epochs, lr=lr)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from course_utils import metrics, seeding
-from course_utils.compression.benchmark import MEGABYTE, interleaved, timing
+from course_utils.compression.benchmark import MEGABYTE, interleaved, timing, weight_bits
 from course_utils.compression.deployment import deployable, prunable
 from course_utils.compression.export import export_onnx
 from course_utils.compression.preparation import calibrate, images_of, prepare
@@ -215,7 +215,7 @@ class Compress(Method):
         shape = tuple(learner.stream.image_shape)
         if integers and self.quantization_dtype == "qint8":
             teacher = network
-            network = prepare(network, shape).requires_grad_(True)
+            network = prepare(network, shape, bits=weight_bits()).requires_grad_(True)
             shown = self._draw(learner, memory, self.calibration)
             calibrate(network, shown.x.split(64))
             if self.qat_steps:
