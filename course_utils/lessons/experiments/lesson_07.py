@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -380,6 +380,50 @@ def _streams(preset: str) -> dict[str, dict[str, Any]]:
         "replay, pruned and int8": {**same, "sparsity": 0.5, "quantize": "each task"},
         "joint": {**same, "memory": 0, "joint": True, "steps": 3 * same["steps"]},  # it has up to five tasks to go through
     }
+
+
+# ---- for the notebook ------------------------------------------------------------------------------------------------
+
+
+def workshop(preset: str, seed: int = 0) -> tuple[nn.Module, Any, Any, Any]:
+    """The front's network in eval mode, and its training, validation and test images in batches."""
+    config = _front(preset)["the small CNN"]
+    return (trained(config, seed), *loaders(config, seed))
+
+
+def activations(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What the network's first leaky ReLU gives, `(batch, channels, height, width)`."""
+    found: list[torch.Tensor] = []
+    layer = next(module for module in model.modules() if isinstance(module, nn.LeakyReLU))
+    handle = layer.register_forward_hook(lambda _, given, out: found.append(out))
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    return found[0]
+
+
+def folded(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """A copy with its BatchNorm folded."""
+    made = copy.deepcopy(model).eval()
+    compression.fold_batchnorm(made, shape)
+    return made
+
+
+def attempt(make: Callable[..., nn.Module], preset: str) -> dict[str, Any]:
+    """The design task's referee: what `make(model, train, shape)` gives, as a file, on validation images.
+
+    Returns:
+        `kilobytes`, `milliseconds` (median of one image, one core), `validation` accuracy, and `keeps`: whether all of
+        `LIMITS` are kept.
+    """
+    config = _front(preset)["the small CNN"]
+    model, train, validation, _ = workshop(preset)
+    made, shape = make(model, train, shape_of(config)), shape_of(config)
+    row = compression.benchmark_models({"yours": made}, validation, image_shape=shape, memory=False)["yours"]
+    size, latency, accuracy = LIMITS[config["data"]]
+    found = {"kilobytes": row["size_bytes"] / 1000, "milliseconds": row["latency_ms"], "validation": row["accuracy"]}
+    keeps = found["kilobytes"] <= size and found["milliseconds"] <= latency and found["validation"] >= accuracy
+    return {**found, "keeps": keeps}
 
 
 def _code(*names: str) -> tuple[str, ...]:
