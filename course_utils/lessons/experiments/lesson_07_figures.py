@@ -51,8 +51,8 @@ def draw_ranges(weight: Tensor, title: str) -> Figure:
     axes.bar(np.arange(1, len(sizes) + 1), sizes, color=PALETTE[0], alpha=0.8, label="a channel's own range")
     axes.axhline(sizes[-1], color=PALETTE[1], linestyle="--", label="the range of one scale for all")
     axes.set(xlabel="output channels, sorted", ylabel="largest magnitude", title=title)
-    axes.legend(loc="upper left")
-    axes.set_ylim(0, 1.25 * sizes[-1])
+    axes.legend(loc="upper left", ncols=2)
+    axes.set_ylim(0, 1.35 * sizes[-1])
     return figure
 
 
@@ -69,7 +69,9 @@ def draw_bits(results: Results, bits: int | None = None) -> Figure:
         if bits is not None:
             place = int(np.flatnonzero(levels == bits)[0])
             value = seeds.mean(axis=0)[place]
-            axes.annotate(f"{value:.1f} %", (bits, value), (8, (-14, 8)[number]), textcoords="offset points", color=color)
+            others = [results.mean(other, "accuracy")[place] for other in results.labels if other != label]
+            above = value > min(others) or (value == min(others) and number)
+            axes.annotate(f"{value:.1f} %", (bits, value), (8, 8 if above else -16), textcoords="offset points", color=color)
     if bits is not None:
         axes.axvline(bits, color=GREY, linewidth=1, linestyle=":")
     axes.axhline(results.mean(results.labels[0], "fp32"), color=GREY, linestyle="-.", linewidth=1.2, label="floats")
@@ -215,9 +217,9 @@ def draw_macs(results: Results) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-    figure.axes[0].set_ylabel("times as fast as the whole network in fp32")
+    figure.axes[0].set_ylabel("times as fast")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(f"Untrained networks, images of {results.data_title}")
+    figure.suptitle(f"Times as fast as the whole network in fp32: untrained networks, {results.data_title}")
     return figure
 
 
