@@ -181,7 +181,9 @@ whole, scales = quantize_channels(weight.detach())
 common = weight.abs().max() / 127
 one = (weight / common).round() * common
 own = whole * scales.view(-1, 1, 1, 1)
-print(f"one scale: {compression.signal_to_noise(weight, one):.1f} dB, own scales: {compression.signal_to_noise(weight, own):.1f} dB")
+print(
+    f"one scale: {compression.signal_to_noise(weight, one):.1f} dB, own scales: {compression.signal_to_noise(weight, own):.1f} dB"
+)
 
 # %% [markdown]
 # Now the whole network, with fewer and fewer bits, and nothing trained afterwards. Move the slider.
@@ -411,10 +413,10 @@ plots.show(
 def front_of(sizes, latencies, accuracies):
     """A list of positions."""
     ### BEGIN SOLUTION
-    rows = list(zip(sizes, latencies, [-a for a in accuracies]))
+    rows = list(zip(sizes, latencies, [-a for a in accuracies], strict=True))
 
     def beats(a, b):
-        return a != b and all(x <= y for x, y in zip(a, b))
+        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
     return [i for i, row in enumerate(rows) if not any(beats(other, row) for other in rows)]
     ### END SOLUTION
@@ -548,7 +550,10 @@ figures.show_places()
 # %%
 def recipe(model, train, shape):
     """Half of the channels, in two steps, no integers yet: change it."""
-    heal = lambda network: compression.finetune(network, train, steps=40, lr=2e-3, teacher=model)
+
+    def heal(network):
+        return compression.finetune(network, train, steps=40, lr=2e-3, teacher=model)
+
     made = compression.prune_model(model, 0.5, share_of="channels", steps=2, train_fn=heal, image_shape=shape)
     return made["pruned_model"]
 

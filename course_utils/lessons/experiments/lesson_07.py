@@ -94,9 +94,7 @@ def rounded(
     return made.eval()
 
 
-def narrower(
-    network: nn.Module, ratio: float, config: Mapping[str, Any], train: Any, teacher: nn.Module
-) -> nn.Module:
+def narrower(network: nn.Module, ratio: float, config: Mapping[str, Any], train: Any, teacher: nn.Module) -> nn.Module:
     """A copy with `ratio` of the teacher's channels gone, mended by `heal` steps with the teacher."""
     made = copy.deepcopy(network).requires_grad_(True)
     compression.ChannelPruner(made, ratio, shape_of(config), original=teacher).step()
@@ -124,7 +122,10 @@ def run_front(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None
     """A network and a dozen versions of it: the files' sizes, times relative to the first one, and accuracies."""
     train, validation, test = loaders(config, seed)
     model = trained(config, seed)
-    return {"data": describe(load(config["data"])), **measured(versions(config, model, train), config, train, validation, test)}
+    return {
+        "data": describe(load(config["data"])),
+        **measured(versions(config, model, train), config, train, validation, test),
+    }
 
 
 def measured(
@@ -184,9 +185,7 @@ def with_bits(model: nn.Module, shape: tuple[int, ...], bits: int, per_channel: 
 def run_bits(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
     """Accuracy in per cent by bits of the weights, without any training behind the rounding."""
     model, test, shape = trained(config, seed), loaders(config, seed)[2].first(config["images"]), shape_of(config)
-    found = [
-        100 * compression.accuracy(with_bits(model, shape, bits, config["per_channel"]), test) for bits in BITS
-    ]
+    found = [100 * compression.accuracy(with_bits(model, shape, bits, config["per_channel"]), test) for bits in BITS]
     return {
         "data": describe(load(config["data"])),
         "bits": BITS,
@@ -332,7 +331,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"data": "digits", "limit": None, "batch_size": 64, "epochs": 12, "lr": 2e-3, "heal": 60, "qat": 40, "rounds": 8, "runs": 10},
     "full": {"data": "fashion_mnist", "limit": None, "batch_size": 128, "epochs": 1.5, "lr": 2e-3, "heal": 120, "qat": 80, "rounds": 10, "runs": 10},
 }  # fmt: skip
-LIMITS = {"digits": (60, 1.0, 0.93), "fashion_mnist": (250, 1.0, 0.88)}  # kilobytes, milliseconds, accuracy: the design task
+LIMITS = {
+    "digits": (60, 1.0, 0.93),
+    "fashion_mnist": (250, 1.0, 0.88),
+}  # kilobytes, milliseconds, accuracy: the design task
 
 
 def _front(preset: str) -> dict[str, dict[str, Any]]:
@@ -378,7 +380,12 @@ def _streams(preset: str) -> dict[str, dict[str, Any]]:
         "replay, more steps": {**same, "steps": more},
         "replay, int8 at the end": {**same, "quantize": "end"},
         "replay, pruned and int8": {**same, "sparsity": 0.5, "quantize": "each task"},
-        "joint": {**same, "memory": 0, "joint": True, "steps": 3 * same["steps"]},  # it has up to five tasks to go through
+        "joint": {
+            **same,
+            "memory": 0,
+            "joint": True,
+            "steps": 3 * same["steps"],
+        },  # it has up to five tasks to go through
     }
 
 

@@ -35,7 +35,9 @@ def draw_integers(x: Tensor, whole: Tensor, scale: float, zero_point: int) -> Fi
         middle = (shown.norm.vmin + shown.norm.vmax) / 2
         for (i, j), value in np.ndenumerate(numbers):
             dark = value < middle if "error" not in title else abs(value) > 0.35
-            axes.text(j, i, form.format(value), ha="center", va="center", fontsize=9, color="white" if dark else "black")
+            axes.text(
+                j, i, form.format(value), ha="center", va="center", fontsize=9, color="white" if dark else "black"
+            )
         if "error" in title:
             shown.set_clim(-0.5, 0.5)
         axes.set(title=title, xticks=[], yticks=[])
@@ -63,7 +65,9 @@ def draw_bits(results: Results, bits: int | None = None) -> Figure:
         levels = results.values(label, "bits")[0]
         seeds = results.values(label, "accuracy")
         color = PALETTE[number]
-        axes.plot(levels, seeds.mean(axis=0), marker=MARKERS[number], color=color, linestyle=("-", "--")[number], label=label)
+        axes.plot(
+            levels, seeds.mean(axis=0), marker=MARKERS[number], color=color, linestyle=("-", "--")[number], label=label
+        )
         for values in seeds:
             axes.plot(levels, values, ".", color=color, markersize=4)
         if bits is not None:
@@ -71,11 +75,18 @@ def draw_bits(results: Results, bits: int | None = None) -> Figure:
             value = seeds.mean(axis=0)[place]
             others = [results.mean(other, "accuracy")[place] for other in results.labels if other != label]
             above = value > min(others) or (value == min(others) and number)
-            axes.annotate(f"{value:.1f} %", (bits, value), (8, 8 if above else -16), textcoords="offset points", color=color)
+            axes.annotate(
+                f"{value:.1f} %", (bits, value), (8, 8 if above else -16), textcoords="offset points", color=color
+            )
     if bits is not None:
         axes.axvline(bits, color=GREY, linewidth=1, linestyle=":")
     axes.axhline(results.mean(results.labels[0], "fp32"), color=GREY, linestyle="-.", linewidth=1.2, label="floats")
-    axes.set(xlabel="bits of a weight", ylabel="accuracy (%)", ylim=(0, 105), title=f"No training behind it: {results.data_title}")
+    axes.set(
+        xlabel="bits of a weight",
+        ylabel="accuracy (%)",
+        ylim=(0, 105),
+        title=f"No training behind it: {results.data_title}",
+    )
     axes.legend(loc="lower right")
     return figure
 
@@ -104,7 +115,9 @@ def draw_schedule(schedule: Callable[[int, int, float], float], target: float = 
     """The share of channels that is gone after each step, beside a straight line."""
     figure, axes = one_axes(6, 2.8)
     places = list(range(steps + 3))
-    axes.plot(places, [100 * schedule(step, steps, target) for step in places], marker="o", color=PALETTE[0], label="cubic")
+    axes.plot(
+        places, [100 * schedule(step, steps, target) for step in places], marker="o", color=PALETTE[0], label="cubic"
+    )
     straight = [100 * target * min(step / steps, 1) for step in places]
     axes.plot(places, straight, marker="s", linestyle="--", color=GREY, label="straight")
     axes.set(xlabel="step", ylabel="channels that are gone (%)", title=f"{steps} steps to {target:.0%}")
@@ -157,9 +170,7 @@ def _mean(values: Any, digits: int = 1) -> str:
 
 def candidates(results: Results, scored: str = "validation") -> list[Candidate]:
     """Versions as `compression.choose` wants them, means over seeds; accuracy on validation images unless told otherwise."""
-    return [
-        Candidate(name, row["size_mb"], row["latency_ms"], row[scored]) for name, row in rows_of(results).items()
-    ]
+    return [Candidate(name, row["size_mb"], row["latency_ms"], row[scored]) for name, row in rows_of(results).items()]
 
 
 def version(pruned: int, numbers: str) -> str:
@@ -177,13 +188,23 @@ def draw_front(results: Results, chosen: str | None = None) -> Figure:
     front = {candidate.name for candidate in compression.pareto(found)}
     use_style()
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    panels = [("size_mb", "size of the file (MB), less is better"), ("speedup", "times as fast as fp32, one image, more is better")]
+    panels = [
+        ("size_mb", "size of the file (MB), less is better"),
+        ("speedup", "times as fast as fp32, one image, more is better"),
+    ]
     for axes, (key, xlabel) in zip(figure.subplots(1, 2), panels, strict=True):
         for name, row in rows.items():
             inside = name in front
             color = PALETTE[1] if name == chosen else PALETTE[0] if inside else GREY
             fill = "full" if inside or name == chosen else "none"
-            axes.plot(row[key], 100 * row["accuracy"], "o", color=color, fillstyle=fill, markersize=11 if name == chosen else 8)
+            axes.plot(
+                row[key],
+                100 * row["accuracy"],
+                "o",
+                color=color,
+                fillstyle=fill,
+                markersize=11 if name == chosen else 8,
+            )
         if key == "size_mb":
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -195,7 +216,9 @@ def draw_front(results: Results, chosen: str | None = None) -> Figure:
     if chosen is not None:
         row = rows[chosen]
         text = f"{chosen}: {row['size_ratio']:.1f} times smaller, {row['speedup']:.1f} times as fast, {100 * row['accuracy']:.1f} %\n"
-    figure.suptitle(f"{text}{results.data_title}. Filled: nobody is smaller, faster and more accurate at once", fontsize=10)
+    figure.suptitle(
+        f"{text}{results.data_title}. Filled: nobody is smaller, faster and more accurate at once", fontsize=10
+    )
     return figure
 
 
@@ -232,14 +255,18 @@ def show_layers(results: Results, macs: Callable[..., int]) -> None:
         inputs = max(1, layer["in_channels"] // 2)
         half = {**given, "in_channels": inputs, "out_channels": layer["out_channels"] // 2}
         shape = f"{layer['in_channels']} -> {layer['out_channels']}, {layer['size']} x {layer['size']} pixels"
-        rows.append([layer["name"], shape, f"{macs(**given):,}", f"{macs(**half):,}", f"{macs(**given) / macs(**half):.1f}"])
+        rows.append(
+            [layer["name"], shape, f"{macs(**given):,}", f"{macs(**half):,}", f"{macs(**given) / macs(**half):.1f}"]
+        )
     display.table(["layer", "", "MACs", "half of the channels", "times fewer"], rows, results.data_title)
 
 
 def draw_stream(results: Results) -> Figure:
     """Accuracy of the deployed file after five tasks, with the floor and the ceiling."""
     values = {label: results.values(label, "acc") / 100 for label in results.labels}
-    return plots.bars(values, f"Five tasks, the deployed files: {results.data_title}", floor="fine-tuning", ceiling="joint")
+    return plots.bars(
+        values, f"Five tasks, the deployed files: {results.data_title}", floor="fine-tuning", ceiling="joint"
+    )
 
 
 def draw_over_tasks(results: Results) -> Figure:
@@ -273,4 +300,8 @@ PLACES = (
 def show_places() -> None:
     """Where the file can go, and the command that takes it there. Only the processor's row has been measured here."""
     header = ["to", "numbers", "runs in", "the command that begins it"]
-    display.table(header, [list(row) for row in PLACES], "None of these was run for this lesson; all read the ONNX file that you wrote.")
+    display.table(
+        header,
+        [list(row) for row in PLACES],
+        "None of these was run for this lesson; all read the ONNX file that you wrote.",
+    )
