@@ -65,7 +65,9 @@ figures.show_versions(front, ["fp32", "fp16", "half of the weights zero", "50% p
 prediction.compare(f"{rows['50% pruned, int8 trained']['speedup']:.1f} times")
 
 # %% [markdown] tags=["claim"]
-# CLAIM_A
+# **Claim A.** Full run on Fashion-MNIST, three seeds. 16 bits halve the file and save no time at all: on a CPU the numbers are turned back into 32 bits when the file is loaded. Zeros save
+# neither: they are stored and multiplied like any other number. Half of the channels *and* 8-bit integers: 14.7 times smaller, 4.9 times as fast for one image, for 0.6 to 0.8 points of accuracy (91.3 % before). Reports offer 7 times smaller and
+# 3.5 times as fast for 5 points. The rest of this lesson is how.
 
 # %% [markdown]
 # ## 2 · A number as an integer
@@ -283,7 +285,11 @@ plots.show(
 figures.show_versions(front, ["fp32", "int8", "int8, trained", "int8, first layer too", "ONNX Runtime's int8"])
 
 # %% [markdown] tags=["claim"]
-# CLAIM_C
+# **Claim C.** Full run, three seeds. Integers alone change the accuracy by at most 0.1 points. So there is nothing to mend, and training with rounded numbers mends nothing. It does help networks that were cut before
+# (section 9): 0.05 to 0.4 points above the narrow network in floats, with every seed. Part of that is simply more training, with a teacher.
+#
+# The file is 3.9 times smaller, 2.4 times as fast for one image. With the first layer in integers, too, it is 1.9 times as fast: that layer reads a single channel, nine products a pixel, too few to pay for
+# rounding an image first. ONNX Runtime's own quantization is 1.6 times as fast: three BatchNorms stayed floats.
 
 # %% [markdown]
 # ## 6 · Fewer channels
@@ -458,7 +464,12 @@ for target in ("speed", "size", "accuracy", "balanced"):
     print(f"{compression.choose(figures.candidates(versions), target, rules).explanation}\n")
 
 # %% [markdown] tags=["claim"]
-# CLAIM_E
+# **Claim E.** Full run. Five kinds of versions are beaten: floats in 32 bits, zeros, the library's integers, integers in the first layer, and every narrow network in floats. For size take 70 % pruned and integers: 38 kB, 37.6 times smaller, for 1.7
+# to 2.1 points. For speed take *50 %*: 70 % pruned has 2.8 times fewer MACs and is slower, with every seed. Look at its widths: 9, 19 and 38 channels, where 50 % leaves 16, 32 and 64. Processors compute in groups of 8 or 16 numbers, and
+# half-filled groups cost as much as full ones. 30 % pruned (22, 44 and 89 channels) needs half of the MACs and is only 1.3 times as fast. `prune_model(..., round_to=8)` is for that.
+#
+# A word on the column of 32 images: with one seed the ratios are nearly twice those of the other two. Another job ran on the machine then. Turns protect against a processor that is slower for all, not against neighbours that fill
+# the cache: the large network needs it, the small ones do not. So ask who else will be there.
 
 # %% [markdown]
 # ## 10 · A transformer
@@ -531,7 +542,7 @@ figures.show_places()
 # *Rubric: half a point for your numbers beside all three; half a point for conditions: which network, how many images at once, which processor, share of what.*
 
 # %% [markdown] tags=["answer"]
-# REFLECTION_ANSWER
+# *INT8:* 3.9 times smaller is right. 2.4 times as fast for one image here with the CNN, and see section 10 for the ViT; the factor needs the network, the number of images, and a processor with instructions for integer products. *50 % pruning:* of the channels, it leaves a quarter of the MACs and of the parameters, 3.0 times as fast for one image; of the parameters, half; of single weights, as zeros, nothing. *FP16:* twice as small, and not faster on a CPU at all. It is a statement about GPUs.
 
 # %% [markdown] tags=["reflection"] points=2
 # ### Design task · Under a constraint (2 points)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import full_results
 
-from course_utils.lessons import experiment
+from course_utils import compression
 from course_utils.lessons.experiments import lesson_07 as lesson
 from course_utils.lessons.experiments import lesson_07_figures as figures
 
@@ -38,3 +38,64 @@ def front(full):
 @pytest.fixture
 def vit(full):
     return lambda name, key: full["vit"].values("the ViT", lambda record: record["rows"][name][key])[0]
+
+
+def points(front, name, key="accuracy"):
+    """Points of accuracy against the network in floats, one value a seed."""
+    return 100 * (front(name, key) - front("fp32", key))
+
+
+def test_claim_a_sixteen_bits_and_zeros_save_no_time_and_channels_with_integers_do(front):
+    assert np.allclose(front("fp16", "size_ratio"), 2, atol=0.05)
+    assert (front("half of the weights zero", "size_ratio") == 1).all()
+    for name in ("fp16", "half of the weights zero"):
+        for key in ("speedup", "speedup_32"):
+            assert np.abs(front(name, key) - 1).max() < 0.05
+    small = "50% pruned, int8 trained"
+    assert front(small, "size_ratio").min() > 14 and front(small, "speedup").min() > 4.5
+    assert -1 < points(front, small).min() and points(front, small).max() < -0.3
+
+
+def test_the_goal_eight_times_smaller_and_three_and_a_half_times_as_fast_for_two_points(front):
+    small = "50% pruned, int8 trained"
+    assert front(small, "size_ratio").min() > 8 and front(small, "speedup").min() > 3.5
+    assert points(front, small).min() > -2 and front("fp32", "accuracy").min() > 0.9
+
+
+def test_claim_c_integers_alone_cost_nothing_and_training_helps_the_narrow_ones(front):
+    for name in ("int8", "int8, trained", "ONNX Runtime's int8"):
+        assert np.abs(points(front, name)).max() < 0.3
+    assert front("int8", "size_ratio").min() > 3.8 and np.allclose(front("int8", "speedup"), 2.4, atol=0.15)
+    assert (front("int8", "speedup") / front("int8, first layer too", "speedup")).min() > 1.2
+    assert (front("int8", "speedup") / front("ONNX Runtime's int8", "speedup")).min() > 1.4
+    for ratio in ("30%", "50%", "70%"):
+        gain = 100 * (front(f"{ratio} pruned, int8 trained", "accuracy") - front(f"{ratio} pruned", "accuracy"))
+        assert 0 < gain.min() and gain.max() < 0.5
+    assert (front("int8", "integer_nodes") == 4).all()
+
+
+def test_the_library_leaves_batchnorms_in_floats_and_ours_folds_them(full):
+    for record in full["front"].records["the small CNN"].values():
+        nodes = {name: record["rows"][name]["nodes"] for name in ("int8", "ONNX Runtime's int8")}
+        assert "BatchNormalization" not in nodes["int8"] and nodes["ONNX Runtime's int8"]["BatchNormalization"] == 3
+
+
+def test_claim_d_fewer_channels_than_fit_are_no_faster(front):
+    """9, 19 and 38 channels of 70 % pruned against 16, 32 and 64 of 50 %; 22, 44 and 89 of 30 %."""
+    for kind in (", int8", ", int8 trained"):
+        assert (front(f"50% pruned{kind}", "speedup") / front(f"70% pruned{kind}", "speedup")).min() > 1.03
+    assert (front("50% pruned", "macs") / front("70% pruned", "macs")).min() > 2.7
+    assert front("30% pruned", "speedup").max() < 1.4 < 2 < (front("fp32", "macs") / front("30% pruned", "macs")).min()
+
+
+def test_claim_e_what_is_chosen_depends_on_what_is_wanted(full):
+    found = figures.candidates(full["front"])
+    rules = compression.Constraints(max_accuracy_drop=0.02)
+    chosen = {t: compression.choose(found, t, rules).candidate.name for t in ("speed", "size", "accuracy", "balanced")}
+    assert chosen["speed"].startswith("50% pruned, int8") and chosen["size"].startswith("70% pruned, int8")
+    assert "pruned" not in chosen["accuracy"]
+    # A processor on which integers are slow: the choice for speed flips to floats.
+    slow = [compression.Candidate(c.name, c.size_mb, c.latency_ms * (5 if "int8" in c.name else 1), c.accuracy) for c in found]  # fmt: skip
+    assert "int8" not in compression.choose(slow, "speed", rules).candidate.name
+    front = {candidate.name for candidate in compression.pareto(found)}
+    assert len(front) < len(found) / 2 and "fp32" not in front
