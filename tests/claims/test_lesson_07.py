@@ -97,5 +97,19 @@ def test_claim_e_what_is_chosen_depends_on_what_is_wanted(full):
     # A processor on which integers are slow: the choice for speed flips to floats.
     slow = [compression.Candidate(c.name, c.size_mb, c.latency_ms * (5 if "int8" in c.name else 1), c.accuracy) for c in found]  # fmt: skip
     assert "int8" not in compression.choose(slow, "speed", rules).candidate.name
-    front = {candidate.name for candidate in compression.pareto(found)}
-    assert len(front) < len(found) / 2 and "fp32" not in front
+    beaten = ["half of the weights zero", "ONNX Runtime's int8", "int8, first layer too"]
+    beaten += ["30% pruned", "50% pruned", "70% pruned"]
+    for scored in ("validation", "accuracy"):
+        front = {candidate.name for candidate in compression.pareto(figures.candidates(full["front"], scored))}
+        assert not front & set(beaten)
+    row = figures.rows_of(full["front"])["70% pruned, int8 trained"]
+    assert 37 < row["size_ratio"] < 38 and round(1000 * row["size_mb"]) == 38
+
+
+def test_claim_f_a_transformer_loses_blocks_and_gains_little_from_integers_alone(vit, front):
+    small = "half of the blocks, half as wide, int8 trained"
+    assert 0.87 < vit("fp32", "accuracy") < 0.89
+    assert vit("int8", "speedup") < 1.6 < 2 < front("int8", "speedup").min()
+    assert vit(small, "size_ratio") > 11 and vit(small, "speedup") > 3.5
+    assert -2 < 100 * (vit(small, "accuracy") - vit("fp32", "accuracy")) < -0.5
+    assert vit(small, "accuracy") > vit("half of the blocks, half as wide", "accuracy") + 0.005
