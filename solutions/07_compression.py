@@ -516,7 +516,11 @@ plots.show(
 )
 
 # %% [markdown] tags=["claim"]
-# CLAIM_G
+# **Claim G.** Full run, three seeds, 500 images of each class, 500 of all in memory. Integers at the end change nothing: accuracy and forgetting stay within 0.2 points of plain replay's. A network that is cut to half of its channels while it learns, and deployed in
+# integers after every task, ends *above* plain replay with every seed, by 1.1 to 1.6 points, and forgets a little less, at a fifteenth of the size and 4.8 times as fast or more. So cutting helps? The control says no: replay with as many steps more is as good, within half a point either
+# way. The steps did it, half of each batch from the memory. What remains is good news enough: compression cost nothing that could be seen.
+#
+# Joint training is a low ceiling here: it has three times a task's steps, and that is short for it.
 
 # %% [markdown]
 # ## 12 · Where it goes
@@ -556,7 +560,8 @@ figures.show_places()
 # on test images gets none.*
 
 # %% [markdown] tags=["answer"]
-# DESIGN_ANSWER
+# *On Fashion-MNIST, from the table of section 9 (three seeds; validation in brackets).* Integers alone: 366 kB, too large. 30 % pruned and trained in integers: 181 kB, 90.8 % (91.0). 50 %: 97 kB, 90.6 % (90.7). 70 %: 38 kB, 89.5 % (89.6). All of them take far less than 1 ms, so size decides. 70 % is the
+# smallest of these that keeps 88 % on validation images, and its margin says that a narrower one may do, too. One thing changed each time: the share of channels. Calibration without training with rounded numbers costs another 0.1 to 0.3 points, so it was kept.
 
 
 # %%

@@ -113,3 +113,26 @@ def test_claim_f_a_transformer_loses_blocks_and_gains_little_from_integers_alone
     assert vit(small, "size_ratio") > 11 and vit(small, "speedup") > 3.5
     assert -2 < 100 * (vit(small, "accuracy") - vit("fp32", "accuracy")) < -0.5
     assert vit(small, "accuracy") > vit("half of the blocks, half as wide", "accuracy") + 0.005
+
+
+def test_claim_g_small_in_a_stream_forgets_no_more_than_the_same_steps_without_cuts(full):
+    stream = full["stream"]
+    acc = {label: stream.values(label, "acc") for label in stream.labels}
+    forgetting = {label: stream.values(label, "forgetting") for label in stream.labels}
+    assert np.abs(acc["replay, int8 at the end"] - acc["replay"]).max() < 0.2
+    assert np.abs(forgetting["replay, int8 at the end"] - forgetting["replay"]).max() < 0.2
+    small = "replay, pruned and int8"
+    assert (acc[small] - acc["replay"]).min() > 0.8 and (acc[small] - acc["replay"]).max() < 2
+    assert (forgetting[small] - forgetting["replay"]).max() < 0
+    assert np.abs(acc[small] - acc["replay, more steps"]).max() < 0.5
+    assert stream.values(small, "size_ratio").min() > 14 and stream.values(small, "speedup").min() > 4.5
+    assert acc["fine-tuning"].max() < 21 and (acc["joint"] - acc["replay"]).min() > 2
+
+
+def test_the_design_tasks_limits_can_be_kept(full, front):
+    size, latency, accuracy = lesson.LIMITS["fashion_mnist"]
+    assert front("int8", "size_mb").min() > size / 1000
+    for ratio in ("30%", "50%", "70%"):
+        name = f"{ratio} pruned, int8 trained"
+        assert front(name, "size_mb").max() < size / 1000 and front(name, "validation").min() > accuracy + 0.01
+    assert latency == 1.0
