@@ -136,3 +136,31 @@ def test_the_design_tasks_limits_can_be_kept(full, front):
         name = f"{ratio} pruned, int8 trained"
         assert front(name, "size_mb").max() < size / 1000 and front(name, "validation").min() > accuracy + 0.01
     assert latency == 1.0
+
+
+def test_claim_b_channels_need_their_own_scale_below_four_bits(full):
+    bits = full["bits"]
+    place = {bit: number for number, bit in enumerate(lesson.BITS)}
+    lost = {label: bits.values(label, "fp32")[:, None] - bits.values(label, "accuracy") for label in bits.labels}
+    layer, channel = lost["one scale a layer"], lost["one scale a channel"]
+    for bit in (4, 5, 6, 7, 8):
+        assert max(layer[:, place[bit]].max(), channel[:, place[bit]].max()) < 1.5
+    assert 3 < layer[:, place[3]].min() and layer[:, place[3]].max() < 10.5
+    assert 1 < channel[:, place[3]].min() and channel[:, place[3]].max() < 4
+    assert bits.values("one scale a layer", "accuracy")[:, place[2]].max() < 13
+    assert bits.values("one scale a channel", "accuracy")[:, place[2]].min() > 45
+
+
+def test_claim_d_macs_promise_more_than_one_image_gets(full):
+    def measured(name, key="one image"):
+        return full["macs"].values("untrained", lambda record: record["rows"][name][key])
+
+    promised = measured("fp32 88%", "promised")
+    assert (promised > 50).all() and measured("fp32 88%").max() < 10
+    assert (
+        2.8 < measured("fp32 50%").min() and measured("fp32 50%").max() < 3.6 < measured("fp32 50%", "promised").min()
+    )
+    assert (measured("fp32 88%") / measured("int8 88%")).min() > 1.1
+    assert (measured("int8 50%") / measured("fp32 50%")).min() > 1.5
+    assert full["macs"].values("untrained", lambda record: record["call"]["one image"]).max() < 0.05
+    assert (measured("fp32 50%", "32 images") > measured("fp32 50%", "promised")).sum() >= 2

@@ -225,17 +225,25 @@ def draw_front(results: Results, chosen: str | None = None) -> Figure:
 def draw_macs(results: Results) -> Figure:
     """Times faster as the MACs promise, and as measured, by share of channels that are gone."""
     (label,) = results.labels
-    record = next(iter(results.records[label].values()))
-    ratios = record["ratios"]
+    ratios = next(iter(results.records[label].values()))["ratios"]
+
+    def mean(name: str, key: str) -> float:
+        return results.mean(label, lambda record: record["rows"][name][key])
+
     use_style()
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), ("one image", "32 images"), strict=True):
-        promised = [record["rows"][f"fp32 {ratio:.0%}"]["promised"] for ratio in ratios]
+        promised = [mean(f"fp32 {ratio:.0%}", "promised") for ratio in ratios]
         axes.plot([100 * r for r in ratios], promised, color=GREY, linestyle=":", marker="x", label="MACs promise")
         for number, kind in enumerate(("fp32", "int8")):
-            measured = [record["rows"][f"{kind} {ratio:.0%}"][batch] for ratio in ratios]
+            measured = [mean(f"{kind} {ratio:.0%}", batch) for ratio in ratios]
             axes.plot([100 * r for r in ratios], measured, color=PALETTE[number], marker=MARKERS[number], linestyle=("-", "--")[number], label=f"{kind}, measured")  # fmt: skip
-        axes.axhline(1 / record["call"][batch], color=GREY, linewidth=1, label="one dense layer instead of all")
+        axes.axhline(
+            1 / results.mean(label, lambda record, batch=batch: record["call"][batch]),
+            color=GREY,
+            linewidth=1,
+            label="one dense layer instead of all",
+        )
         axes.set(xlabel="channels that are gone (%)", title=batch, yscale="log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
