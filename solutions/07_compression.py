@@ -406,7 +406,7 @@ plots.show(
 # **Claim D.** Full run, three sets of random weights. For one image the promise is kept to four fifths with half of the channels gone (3.9 promised, 3.0 to 3.5 measured), and not at all further on: with 88 % gone 53 is promised, and 7 to 9 is what came.
 #
 # What a call itself costs is not the reason: a single dense layer takes a twentieth of the time. It is what MACs do not count: bringing the image to mean 0, pooling, activations, moving numbers. And the first layer, whose single input channel cannot
-# go. Integers help as long as there is much to multiply; with 88 % gone they are *slower* than floats.
+# go. (We did not time these one by one.) Integers help as long as there is much to multiply; with 88 % gone they are *slower* than floats.
 #
 # For 32 images two of three runs had more than was promised at 50 %. They ran beside another job; section 9 comes back to it.
 
