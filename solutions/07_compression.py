@@ -38,7 +38,7 @@ from course_utils.lessons.experiments import lesson_07 as lesson, lesson_07_figu
 
 # %% [markdown]
 # ## 1 · Measure first
-# The patient is the small CNN of this course, trained on all classes at once. Here is a step of its training, and here is what it weighs as a file for **ONNX Runtime**, which is
+# The patient is the small CNN of this course, trained on all classes at once. Here is what it weighs as a file for **ONNX Runtime**, which is
 # what runs networks where no PyTorch is.
 
 # %%
