@@ -230,6 +230,9 @@ def draw_macs(results: Results) -> Figure:
     def mean(name: str, key: str) -> float:
         return results.mean(label, lambda record: record["rows"][name][key])
 
+    def call(batch: str) -> float:
+        return results.mean(label, lambda record: record["call"][batch])
+
     use_style()
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     for axes, batch in zip(figure.subplots(1, 2, sharey=True), ("one image", "32 images"), strict=True):
@@ -239,7 +242,7 @@ def draw_macs(results: Results) -> Figure:
             measured = [mean(f"{kind} {ratio:.0%}", batch) for ratio in ratios]
             axes.plot([100 * r for r in ratios], measured, color=PALETTE[number], marker=MARKERS[number], linestyle=("-", "--")[number], label=f"{kind}, measured")  # fmt: skip
         axes.axhline(
-            1 / results.mean(label, lambda record, batch=batch: record["call"][batch]),
+            1 / call(batch),
             color=GREY,
             linewidth=1,
             label="one dense layer instead of all",
