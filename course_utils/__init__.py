@@ -22,6 +22,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "points": ("lessons.checking", "points"),
     "Learner": ("learner", "Learner"),
     "REPOSITORY": ("repository", "REPOSITORY"),
+    "compression": ("compression", None),
     "datasets": ("datasets", None),
     "streams": ("streams", None),
     "models": ("models", None),

@@ -81,7 +81,14 @@ LESSONS: tuple[Lesson, ...] = (
         points=22,
     ),
     Lesson("06_iqa", "Image quality", "What if the target is a score, not a class?"),
-    Lesson("07_compression", "Compression", "How small and fast can it get before it forgets?"),
+    Lesson(
+        "07_compression",
+        "Compression",
+        "How small and fast can it get before it forgets?",
+        available=True,
+        minutes=180,
+        points=22,
+    ),
     Lesson(
         "08_jax_grid",
         "Many repeats at once",

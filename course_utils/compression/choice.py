@@ -1,0 +1,149 @@
+"""Which of several measured networks to deploy: constraints, the Pareto front, and a choice that gives its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+TARGETS = ("speed", "size", "accuracy", "balanced")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that was measured: its size in megabytes, milliseconds a batch, and accuracy (a share)."""
+
+    name: str
+    size_mb: float
+    latency_ms: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What the result must keep to; None asks for nothing. The drop is against the baseline, a share."""
+
+    max_size_mb: float | None = None
+    max_latency_ms: float | None = None
+    min_accuracy: float | None = None
+    max_accuracy_drop: float | None = None
+
+    def broken(self, candidate: Candidate, baseline: Candidate) -> list[str]:
+        """What a candidate does not keep to, in words; empty if it keeps to everything."""
+        found = []
+        if self.max_size_mb is not None and candidate.size_mb > self.max_size_mb:
+            found.append(f"{candidate.size_mb:.3g} MB, at most {self.max_size_mb:g} were asked for")
+        if self.max_latency_ms is not None and candidate.latency_ms > self.max_latency_ms:
+            found.append(f"{candidate.latency_ms:.3g} ms, at most {self.max_latency_ms:g} were asked for")
+        if self.min_accuracy is not None and candidate.accuracy < self.min_accuracy:
+            found.append(f"accuracy {candidate.accuracy:.1%}, at least {self.min_accuracy:.1%} was asked for")
+        drop = baseline.accuracy - candidate.accuracy
+        if self.max_accuracy_drop is not None and drop > self.max_accuracy_drop + 1e-12:
+            found.append(
+                f"{100 * drop:.1f} points of accuracy lost, at most {100 * self.max_accuracy_drop:g} were allowed"
+            )
+        return found
+
+    def excess(self, candidate: Candidate, baseline: Candidate) -> float:
+        """How far a candidate is from keeping to everything: 0 if it does; sizes and times count in factors of two."""
+        total = 0.0
+        if self.max_size_mb is not None:
+            total += max(0.0, math.log2(candidate.size_mb / self.max_size_mb))
+        if self.max_latency_ms is not None:
+            total += max(0.0, math.log2(candidate.latency_ms / self.max_latency_ms))
+        if self.min_accuracy is not None:
+            total += max(0.0, 100 * (self.min_accuracy - candidate.accuracy))
+        if self.max_accuracy_drop is not None:
+            total += max(0.0, 100 * (baseline.accuracy - candidate.accuracy - self.max_accuracy_drop))
+        return total
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        satisfied: whether it keeps to all constraints.
+        warnings: what a user should know before deploying it: broken constraints, slower or larger than the baseline.
+    """
+
+    candidate: Candidate
+    explanation: str
+    satisfied: bool
+    warnings: tuple[str, ...]
+
+
+def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other one beats: nobody is at least as small, as fast and as accurate, and better in one of the three.
+
+    Built in lesson 07, exercise 07.9.
+    """
+    return [one for one in candidates if not any(_dominates(other, one) for other in candidates)]
+
+
+def _dominates(a: Candidate, b: Candidate) -> bool:
+    pairs = [(a.size_mb, b.size_mb), (a.latency_ms, b.latency_ms), (-a.accuracy, -b.accuracy)]
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    target: str = "balanced",
+    constraints: Constraints | None = None,
+    among: Collection[str] | None = None,
+) -> Choice:
+    """The best candidate for a target, of those that keep to the constraints.
+
+    "speed" takes the fastest, "size" the smallest, "accuracy" the most accurate (of equals the smallest). "balanced" adds
+    up factors of two in size and in speed, and takes off one for every point of accuracy that is lost.
+
+    Args:
+        candidates: measured together; the first one is the baseline, and may be chosen.
+        among: names to choose from; default is all.
+
+    Returns:
+        A `Choice`. If none keeps to the constraints it is the one that comes closest, with `satisfied` False.
+
+    Raises:
+        ValueError: an unknown target, or no candidate.
+
+    Built in lesson 07.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r} is unknown; choose one of {', '.join(TARGETS)}")
+    possible = [c for c in candidates if among is None or c.name in among]
+    if not possible:
+        raise ValueError("there is no candidate to choose from")
+    rules, baseline = constraints or Constraints(), candidates[0]
+    fitting = [c for c in possible if not rules.broken(c, baseline)]
+    if fitting:
+        best = max(fitting, key=lambda c: _merit(c, baseline, target))
+    else:
+        best = min(possible, key=lambda c: (rules.excess(c, baseline), *(-m for m in _merit(c, baseline, target))))
+    warnings = rules.broken(best, baseline)
+    if best.latency_ms > baseline.latency_ms:
+        warnings.append(f"slower than {baseline.name}: {best.latency_ms:.3g} ms against {baseline.latency_ms:.3g}")
+    if best.size_mb > baseline.size_mb:
+        warnings.append(f"larger than {baseline.name}: {best.size_mb:.3g} MB against {baseline.size_mb:.3g}")
+    reason = (
+        f"{best.name} for {target}: {baseline.size_mb / best.size_mb:.1f} times smaller and "
+        f"{baseline.latency_ms / best.latency_ms:.1f} times as fast as {baseline.name}, "
+        f"{100 * (best.accuracy - baseline.accuracy):+.1f} points of accuracy; "
+        f"{len(fitting)} of {len(possible)} candidates kept to the constraints."
+    )
+    if not fitting:
+        reason += " None did: this one comes closest."
+    if warnings:
+        reason += " Note: " + "; ".join(warnings) + "."
+    return Choice(best, reason, bool(fitting), tuple(warnings))
+
+
+def _merit(candidate: Candidate, baseline: Candidate, target: str) -> tuple[float, ...]:
+    """More is better, the first number before the others."""
+    smaller = math.log2(baseline.size_mb / candidate.size_mb)
+    faster = math.log2(baseline.latency_ms / candidate.latency_ms)
+    points = 100 * (candidate.accuracy - baseline.accuracy)
+    if target == "balanced":
+        return (smaller + faster + min(points, 0), points)
+    first = {"speed": faster, "size": smaller, "accuracy": points}[target]
+    return (first, points, smaller + faster)

@@ -1,0 +1,283 @@
+"""Compression in a stream: pruned a little after every task, quantized with samples of all tasks, and watched for forgetting."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from course_utils import metrics, seeding
+from course_utils.compression.benchmark import MEGABYTE, interleaved, timing, weight_bits
+from course_utils.compression.deployment import deployable, prunable
+from course_utils.compression.export import export_onnx
+from course_utils.compression.preparation import calibrate, images_of, prepare
+from course_utils.compression.pruning import ChannelPruner, parameters
+from course_utils.compression.runtime import Deployed
+from course_utils.compression.schedule import cubic_sparsity
+from course_utils.compression.storage import keep_full_shape, resize, shapes_of
+from course_utils.compression.training import finetune_in_stream
+from course_utils.lora.model import adapted, remove
+from course_utils.methods import Method, PackNet, Quadratic
+from course_utils.streams import Samples
+
+PLACE = 13  # of the fine-tuning's random numbers among those derived from the learner's seed
+TIMES = ("end", "each task")
+
+
+class Compress(Method):
+    """Prune the network gradually across the tasks, and deploy a quantized copy.
+
+    After task i of T the share `cubic_sparsity(i, T, target_sparsity)` of every layer's channels is gone for good, and a few steps
+    of fine-tuning, on this task's images and the memory's, with the network before the cut as a teacher, mend what was cut. The
+    network goes on learning in floats, smaller than before. What is deployed is a copy: quantized, with ranges from samples of
+    all tasks (a range that was measured on the last task alone would clip the others).
+
+    Args:
+        target_sparsity: share of the channels that is gone after the last task.
+        enable_pruning, enable_quantization: do it at all.
+        quantization_dtype: "qint8" or "float16".
+        prune_per_task: gradually; False cuts once, after the last task.
+        quantize: "end", after the last task, or "each task". Before the end the floats are what is deployed.
+        finetune_steps: after every cut. They come on top of the task's own steps, and a remark in the history says so.
+        qat_steps: of training with rounded numbers, for every quantized copy; 0 is post-training quantization.
+        lr: of both.
+        calibration: samples that give the ranges.
+        track_efficiency: time every deployed file, too.
+        evaluate: the split that deployed files are scored on.
+        folder: keep the files here: `task_1.onnx`, ...
+        batch_size: of the fine-tuning, half of it from the memory.
+
+    Put it last in the list, behind `Replay` (or another method with a `buffer`), whose memory it uses: without one it only knows the
+    last task, and says so in a remark. With `LoRA` use adapters="merged"; such a run resumes between tasks. It works with the
+    networks of lesson 05, too: of a `CLIP` the image tower is deployed, of a `Fusion` all but the reader of its fixed text.
+
+    Attributes:
+        rows: one dictionary a task: `task`, `kind`, `size_mb`, `parameters`, `sparsity`, `accuracy` (mean over tasks seen, of the
+            very file), `forgetting`, and with `track_efficiency` `latency_ms`, `latency_p95_ms`, `fps`.
+        accuracy: `(tasks, tasks)`, of the deployed files; NaN where nothing was measured.
+        deployed: path of the last file, if `folder` is given.
+
+    Raises:
+        ValueError: an unknown option, or a method beside it that knows weights by name.
+
+    Built in lesson 07.
+    """
+
+    name = "compress"
+    settings = (
+        "target_sparsity", "enable_pruning", "enable_quantization", "quantization_dtype", "prune_per_task", "quantize",
+        "finetune_steps", "qat_steps", "lr", "calibration", "batch_size",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        target_sparsity: float = 0.5,
+        *,
+        enable_pruning: bool = True,
+        enable_quantization: bool = True,
+        quantization_dtype: str = "qint8",
+        prune_per_task: bool = True,
+        quantize: str = "end",
+        finetune_steps: int = 100,
+        qat_steps: int = 0,
+        lr: float = 1e-3,
+        calibration: int = 512,
+        track_efficiency: bool = True,
+        evaluate: str = "test",
+        folder: str | Path | None = None,
+        batch_size: int = 64,
+    ):
+        if quantize not in TIMES or quantization_dtype not in ("qint8", "float16"):
+            raise ValueError(
+                f"quantize={quantize!r}, quantization_dtype={quantization_dtype!r}: choose {' or '.join(TIMES)}, and qint8 or float16"
+            )
+        if not 0 <= target_sparsity < 1 or min(finetune_steps, qat_steps) < 0 or calibration < 1:
+            raise ValueError(
+                f"target_sparsity={target_sparsity}, finetune_steps={finetune_steps}, qat_steps={qat_steps}, "
+                f"calibration={calibration}: a share in [0, 1), no negative steps, at least one sample"
+            )
+        self.target_sparsity, self.enable_pruning = float(target_sparsity), enable_pruning
+        self.enable_quantization, self.quantization_dtype = enable_quantization, quantization_dtype
+        self.prune_per_task, self.quantize, self.finetune_steps = prune_per_task, quantize, finetune_steps
+        self.qat_steps, self.lr, self.calibration, self.batch_size = qat_steps, float(lr), calibration, batch_size
+        self.track_efficiency, self.evaluate = track_efficiency, evaluate
+        self.folder = None if folder is None else Path(folder)
+        self._start(0)
+
+    def _start(self, tasks: int) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.accuracy = np.full((tasks, tasks), np.nan)
+        self.deployed: Path | None = None
+        self.gone = 0.0  # share of the channels that was removed so far
+        self.pruned: nn.Module | None = None  # the network that it was removed from
+
+    # ------------------------------------------------------------------ the hooks
+
+    def before_task(self, learner, task):
+        if task.index == 0:
+            self._check(learner)
+            self._start(len(learner.stream))
+
+    def after_task(self, learner, task, data):
+        last = task.index == len(learner.stream) - 1
+        memory = self._memory(learner, data, task.index)
+        if self.enable_pruning:
+            self._prune(learner, task, data, memory)
+        integers = self.enable_quantization and (last or self.quantize == "each task")
+        with tempfile.TemporaryDirectory() as temporary:
+            path = (self.folder or Path(temporary)) / f"task_{task.index + 1}.onnx"
+            self._deploy(learner, task, data, memory, path, integers)
+            self._watch(learner, task, path, self.quantization_dtype if integers else "float32")
+        self.deployed = path if self.folder is not None else None
+
+    def _check(self, learner) -> None:
+        if not self.enable_pruning:
+            return
+        if learner.keep_optimizer:
+            raise ValueError("Compress: keep_optimizer=True knows weights that a cut removes; leave it False")
+        for method in learner.methods:
+            if isinstance(method, (Quadratic, PackNet)):
+                raise ValueError(
+                    f"Compress and {method.name}: {method.name} knows weights by their place, which a cut changes; "
+                    "use enable_pruning=False, or rehearsal instead"
+                )
+            if getattr(method, "adapters", "merged") != "merged":
+                raise ValueError(
+                    f"Compress with LoRA(adapters={method.adapters!r}): adapters have the widths of the layers that are cut; "
+                    "use adapters='merged', or enable_pruning=False"
+                )
+
+    def _memory(self, learner, data: Samples, index: int) -> Samples:
+        """Samples of all tasks so far, as far as somebody stored them; otherwise the task's own."""
+        for method in learner.methods:
+            buffer = getattr(method, "buffer", None)
+            if buffer is not None and len(buffer) and set(data.fields) <= set(buffer.fields):
+                stored = Samples({name: buffer.all()[name] for name in data.fields})
+                if bool((stored.fields["task"] == index).any()):
+                    return stored
+                own = self._draw(learner, data, max(1, len(stored) // max(1, index)))
+                return Samples.concat([stored, own])  # its method runs behind this one
+        if index > 0:
+            self._remark(learner, "Compress: no memory, so it was fine-tuned and calibrated on the last task alone")
+        return data
+
+    def _draw(self, learner, samples: Samples, count: int) -> Samples:
+        generator = seeding.generator(learner.seed, learner.task.index, PLACE)
+        return samples.subset(torch.randperm(len(samples), generator=generator)[:count])
+
+    def _remark(self, learner, text: str) -> None:
+        if text not in learner.history.remarks:
+            learner.history.remarks.append(text)
+
+    # ------------------------------------------------------------------ smaller
+
+    def _prune(self, learner, task, data: Samples, memory: Samples) -> None:
+        count = len(learner.stream)
+        step = task.index + 1 if self.prune_per_task else (count if task.index == count - 1 else 0)
+        wanted = cubic_sparsity(step, count, self.target_sparsity)
+        if learner.model is not self.pruned:
+            self.gone, self.pruned = 0.0, learner.model  # the first task, or a method that starts afresh
+        if adapted(learner.model):
+            remove(learner.model)  # written into the weights already; the next task gets new ones
+        if wanted <= self.gone:
+            return
+        learns = {name: p.requires_grad for name, p in learner.model.named_parameters()}
+        teacher = copy.deepcopy(learner.model)
+        full = shapes_of(learner.initial_model)
+        learner.model.requires_grad_(True)
+        shape, original = tuple(learner.stream.image_shape), prunable(learner.initial_model)
+        ChannelPruner(prunable(learner.model), wanted, shape, original=original).step()
+        self.gone = wanted
+        keep_full_shape(learner.model, full)
+        if self.finetune_steps:
+            self._remark(learner, f"Compress: {self.finetune_steps} more steps after every cut")
+            generator = seeding.generator(learner.seed, task.index, PLACE, 1)
+            options: dict[str, Any] = {
+                "steps": self.finetune_steps,
+                "lr": self.lr,
+                "batch_size": self.batch_size,
+                "generator": generator,
+            }
+            finetune_in_stream(learner, learner.model, data, memory, teacher=teacher, **options)
+        for name, parameter in learner.model.named_parameters():
+            parameter.requires_grad_(learns[name])
+            parameter.grad = None
+
+    # ------------------------------------------------------------------ deployed
+
+    def _deploy(self, learner, task, data: Samples, memory: Samples, path: Path, integers: bool) -> None:
+        network: nn.Module = deployable(learner.model)
+        shape = tuple(learner.stream.image_shape)
+        if integers and self.quantization_dtype == "qint8":
+            teacher = network
+            network = prepare(network, shape, bits=weight_bits()).requires_grad_(True)
+            shown = self._draw(learner, memory, self.calibration)
+            calibrate(network, shown.x.split(64))
+            if self.qat_steps:
+                generator = seeding.generator(learner.seed, task.index, PLACE, 2)
+                options: dict[str, Any] = {
+                    "steps": self.qat_steps,
+                    "lr": self.lr / 2,
+                    "batch_size": self.batch_size,
+                    "generator": generator,
+                }
+                finetune_in_stream(learner, network, data, memory, teacher=teacher, rounded=True, **options)
+        export_onnx(network, path, shape, half=integers and self.quantization_dtype == "float16")
+        self._size = {"parameters": parameters(network), "size_mb": path.stat().st_size / MEGABYTE}
+
+    def _watch(self, learner, task, path: Path, kind: str) -> None:
+        run = Deployed(path)
+        seen = learner.stream.tasks[: task.index + 1]
+        for past in seen:
+            samples: Samples = getattr(past, self.evaluate)
+            parts = [torch.as_tensor(run(images_of(part))) for part in samples.x.split(256)]
+            out = learner.visible(torch.cat(parts), samples.fields["task"])
+            self.accuracy[task.index, past.index] = learner.objective.score(out, samples.y)
+        matrix = self.accuracy[: task.index + 1, : task.index + 1]
+        row = {"task": task.index + 1, "kind": kind, **self._size, "sparsity": self.gone}
+        row["accuracy"] = float(matrix[-1].mean())
+        row["forgetting"] = float(metrics.forgetting(matrix)) if task.index > 0 else 0.0
+        if self.track_efficiency:
+            row.update(timing(interleaved({"": run}, learner.stream.image_shape)[""]))
+        self.rows.append(row)
+
+    def get_efficiency_summary(self) -> dict[str, Any]:
+        """The last task's row, with `size_ratio` and `speedup` against the first task's deployed floats."""
+        if not self.rows:
+            raise ValueError("nothing has been deployed yet; fit a stream first")
+        first, last = self.rows[0], self.rows[-1]
+        summary = {**last, "size_ratio": first["size_mb"] / last["size_mb"]}
+        if "latency_ms" in last:
+            summary["speedup"] = first["latency_ms"] / last["latency_ms"]
+        return summary
+
+    def print_efficiency_report(self) -> None:
+        """What was deployed after every task, as a table."""
+        from course_utils.compression.report import markdown_table
+
+        print(markdown_table(self.rows))
+
+    # ------------------------------------------------------------------ saving
+
+    def state_dict(self):
+        shapes = {} if self.pruned is None else {name: list(s) for name, s in shapes_of(self.pruned).items()}
+        return {
+            "gone": self.gone,
+            "shapes": shapes,
+            "rows": [dict(row) for row in self.rows],
+            "accuracy": self.accuracy.tolist(),
+        }
+
+    def load_state_dict(self, learner, state):
+        self._start(len(learner.stream))
+        self.rows, self.gone = [dict(row) for row in state["rows"]], state["gone"]
+        self.accuracy = np.array(state["accuracy"], dtype=float).reshape(self.accuracy.shape)
+        if state["gone"] > 0:
+            resize(learner.model, {name: tuple(shape) for name, shape in state["shapes"].items()})
+            keep_full_shape(learner.model, shapes_of(learner.initial_model))
+            self.pruned = learner.model

@@ -1,0 +1,166 @@
+"""The claims of lesson 07, as inequalities with margins: full runs from the record. Times are ratios within one run.
+
+Letters are those of the prose in `solutions/07_compression.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import full_results
+
+from course_utils import compression
+from course_utils.lessons.experiments import lesson_07 as lesson
+from course_utils.lessons.experiments import lesson_07_figures as figures
+
+
+@pytest.fixture(scope="module")
+def full():
+    """Experiment -> Results of the recorded full run."""
+    return full_results("07_compression", lesson, "Fashion-MNIST")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def front(full):
+    """(version, key) -> one value a seed."""
+    return lambda name, key: full["front"].values("the small CNN", lambda record: record["rows"][name][key])
+
+
+@pytest.fixture
+def vit(full):
+    return lambda name, key: full["vit"].values("the ViT", lambda record: record["rows"][name][key])[0]
+
+
+def points(front, name, key="accuracy"):
+    """Points of accuracy against the network in floats, one value a seed."""
+    return 100 * (front(name, key) - front("fp32", key))
+
+
+def test_claim_a_sixteen_bits_and_zeros_save_no_time_and_channels_with_integers_do(front):
+    assert np.allclose(front("fp16", "size_ratio"), 2, atol=0.05)
+    assert (front("half of the weights zero", "size_ratio") == 1).all()
+    for name in ("fp16", "half of the weights zero"):
+        for key in ("speedup", "speedup_32"):
+            assert np.abs(front(name, key) - 1).max() < 0.05
+    small = "50% pruned, int8 trained"
+    assert front(small, "size_ratio").min() > 14 and front(small, "speedup").min() > 4.5
+    assert -1 < points(front, small).min() and points(front, small).max() < -0.3
+
+
+def test_the_goal_eight_times_smaller_and_three_and_a_half_times_as_fast_for_two_points(front):
+    small = "50% pruned, int8 trained"
+    assert front(small, "size_ratio").min() > 8 and front(small, "speedup").min() > 3.5
+    assert points(front, small).min() > -2 and front("fp32", "accuracy").min() > 0.9
+
+
+def test_claim_c_integers_alone_cost_nothing_and_training_helps_the_narrow_ones(front):
+    for name in ("int8", "int8, trained", "ONNX Runtime's int8"):
+        assert np.abs(points(front, name)).max() < 0.3
+    assert front("int8", "size_ratio").min() > 3.8 and np.allclose(front("int8", "speedup"), 2.4, atol=0.15)
+    assert (front("int8", "speedup") / front("int8, first layer too", "speedup")).min() > 1.2
+    assert (front("int8", "speedup") / front("ONNX Runtime's int8", "speedup")).min() > 1.4
+    for ratio in ("30%", "50%", "70%"):
+        gain = 100 * (front(f"{ratio} pruned, int8 trained", "accuracy") - front(f"{ratio} pruned", "accuracy"))
+        assert 0 < gain.min() and gain.max() < 0.5
+    assert (front("int8", "integer_nodes") == 4).all()
+
+
+def test_the_library_leaves_batchnorms_in_floats_and_ours_folds_them(full):
+    for record in full["front"].records["the small CNN"].values():
+        nodes = {name: record["rows"][name]["nodes"] for name in ("int8", "ONNX Runtime's int8")}
+        assert "BatchNormalization" not in nodes["int8"] and nodes["ONNX Runtime's int8"]["BatchNormalization"] == 3
+
+
+def test_claim_d_fewer_channels_than_fit_are_no_faster(front):
+    """9, 19 and 38 channels of 70 % pruned against 16, 32 and 64 of 50 %; 22, 44 and 89 of 30 %."""
+    for kind in (", int8", ", int8 trained"):
+        assert (front(f"50% pruned{kind}", "speedup") / front(f"70% pruned{kind}", "speedup")).min() > 1.03
+    assert (front("50% pruned", "macs") / front("70% pruned", "macs")).min() > 2.7
+    assert front("30% pruned", "speedup").max() < 1.4 < 2 < (front("fp32", "macs") / front("30% pruned", "macs")).min()
+
+
+def test_claim_e_what_is_chosen_depends_on_what_is_wanted(full):
+    found = figures.candidates(full["front"])
+    rules = compression.Constraints(max_accuracy_drop=0.02)
+    chosen = {t: compression.choose(found, t, rules).candidate.name for t in ("speed", "size", "accuracy", "balanced")}
+    assert chosen["speed"].startswith("50% pruned, int8") and chosen["size"].startswith("70% pruned, int8")
+    assert "pruned" not in chosen["accuracy"]
+    # A processor on which integers are slow: the choice for speed flips to floats.
+    slow = [compression.Candidate(c.name, c.size_mb, c.latency_ms * (5 if "int8" in c.name else 1), c.accuracy) for c in found]  # fmt: skip
+    assert "int8" not in compression.choose(slow, "speed", rules).candidate.name
+    beaten = ["half of the weights zero", "ONNX Runtime's int8", "int8, first layer too"]
+    beaten += ["30% pruned", "50% pruned", "70% pruned"]
+    for scored in ("validation", "accuracy"):
+        front = {candidate.name for candidate in compression.pareto(figures.candidates(full["front"], scored))}
+        assert not front & set(beaten)
+    row = figures.rows_of(full["front"])["70% pruned, int8 trained"]
+    assert 37 < row["size_ratio"] < 38 and round(1000 * row["size_mb"]) == 38
+
+
+def test_claim_f_a_transformer_loses_blocks_and_gains_little_from_integers_alone(vit, front):
+    small = "half of the blocks, half as wide, int8 trained"
+    assert 0.87 < vit("fp32", "accuracy") < 0.89
+    assert vit("int8", "speedup") < 1.6 < 2 < front("int8", "speedup").min()
+    assert vit(small, "size_ratio") > 11 and vit(small, "speedup") > 3.5
+    assert -2 < 100 * (vit(small, "accuracy") - vit("fp32", "accuracy")) < -0.5
+    assert vit(small, "accuracy") > vit("half of the blocks, half as wide", "accuracy") + 0.005
+
+
+def test_claim_g_small_in_a_stream_forgets_no_more_than_the_same_steps_without_cuts(full):
+    stream = full["stream"]
+    acc = {label: stream.values(label, "acc") for label in stream.labels}
+    forgetting = {label: stream.values(label, "forgetting") for label in stream.labels}
+    assert np.abs(acc["replay, int8 at the end"] - acc["replay"]).max() < 0.2
+    assert np.abs(forgetting["replay, int8 at the end"] - forgetting["replay"]).max() < 0.2
+    small = "replay, pruned and int8"
+    assert (acc[small] - acc["replay"]).min() > 0.8 and (acc[small] - acc["replay"]).max() < 2
+    assert (forgetting[small] - forgetting["replay"]).max() < 0
+    assert np.abs(acc[small] - acc["replay, more steps"]).max() < 0.5
+    assert stream.values(small, "size_ratio").min() > 14 and stream.values(small, "speedup").min() > 4.5
+    assert acc["fine-tuning"].max() < 21 and (acc["joint"] - acc["replay"]).min() > 2
+
+
+def test_the_design_tasks_limits_can_be_kept(full, front):
+    size, latency, accuracy = lesson.LIMITS["fashion_mnist"]
+    assert front("int8", "size_mb").min() > size / 1000
+    for ratio in ("30%", "50%", "70%"):
+        name = f"{ratio} pruned, int8 trained"
+        assert front(name, "size_mb").max() < size / 1000 and front(name, "validation").min() > accuracy + 0.01
+    assert latency == 1.0
+
+
+def test_claim_b_channels_need_their_own_scale_below_four_bits(full):
+    bits = full["bits"]
+    place = {bit: number for number, bit in enumerate(lesson.BITS)}
+    lost = {label: bits.values(label, "fp32")[:, None] - bits.values(label, "accuracy") for label in bits.labels}
+    layer, channel = lost["one scale a layer"], lost["one scale a channel"]
+    for bit in (4, 5, 6, 7, 8):
+        assert max(layer[:, place[bit]].max(), channel[:, place[bit]].max()) < 1.5
+    assert 3 < layer[:, place[3]].min() and layer[:, place[3]].max() < 10.5
+    assert 1 < channel[:, place[3]].min() and channel[:, place[3]].max() < 4
+    assert bits.values("one scale a layer", "accuracy")[:, place[2]].max() < 13
+    assert bits.values("one scale a channel", "accuracy")[:, place[2]].min() > 45
+
+
+def test_claim_d_macs_promise_more_than_one_image_gets(full):
+    def measured(name, key="one image"):
+        return full["macs"].values("untrained", lambda record: record["rows"][name][key])
+
+    promised = measured("fp32 88%", "promised")
+    assert (promised > 50).all() and measured("fp32 88%").max() < 10
+    assert (
+        2.8 < measured("fp32 50%").min() and measured("fp32 50%").max() < 3.6 < measured("fp32 50%", "promised").min()
+    )
+    assert (measured("fp32 88%") / measured("int8 88%")).min() > 1.1
+    assert (measured("int8 50%") / measured("fp32 50%")).min() > 1.5
+    assert full["macs"].values("untrained", lambda record: record["call"]["one image"]).max() < 0.05
+    assert (measured("fp32 50%", "32 images") > measured("fp32 50%", "promised")).sum() >= 2

@@ -1,0 +1,468 @@
+"""Lesson 07: every wrong answer meets its own diagnosis, right variants pass, references agree with other roads."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import Answers, assert_full_points, assert_its_own_message, case_names
+from torch.nn import functional as F
+
+from course_utils.compression import affine, choice, fold, pruning, tracing
+from course_utils.lessons import exercise
+from course_utils.lessons.exercises import lesson_07_channels, lesson_07_integers, lesson_07_layers
+
+ANSWERS = Answers()
+WRONG, RIGHT, wrong, right = ANSWERS.wrong_ones, ANSWERS.right_ones, ANSWERS.wrong, ANSWERS.right
+
+
+# ---- 07.1 quantize -------------------------------------------------------------------------------------------------
+
+
+@right("07.1")
+def quantize_numpy(x, scale, zero_point):
+    return np.clip(np.rint(np.asarray(x) / scale) + zero_point, 0, 255)
+
+
+@right("07.1")
+def quantize_to_bytes(x, scale, zero_point):
+    return torch.clamp(torch.round(x / scale) + zero_point, 0, 255).to(torch.uint8)
+
+
+WRONG += [
+    ("07.1", lambda x, s, z: ((x / s).trunc() + z).clamp(0, 255), "cut off what stands behind the point"),
+    ("07.1", lambda x, s, z: ((x / s).floor() + z).clamp(0, 255), "You round down"),
+    ("07.1", lambda x, s, z: (x / s + z).clamp(0, 255), "not integers yet"),
+    ("07.1", lambda x, s, z: ((x * s).round() + z).clamp(0, 255), "multiply by the scale"),
+    ("07.1", lambda x, s, z: (x / s).round() - z, "The zero point is subtracted"),
+    ("07.1", lambda x, s, z: (x / s).round(), "The zero point is missing"),
+    ("07.1", lambda x, s, z: (x / s).round() * s, "the numbers are real again"),
+    ("07.1", lambda x, s, z: ((x + z) / s).round().clamp(0, 255), "It counts steps"),
+    ("07.1", lambda x, s, z: (x / s).round() + z, "what is too large becomes the largest"),
+    ("07.1", lambda x, s, z: ((x / s).round() + z) % 256, "wrap around"),
+    (
+        "07.1",
+        lambda x, s, z: (x / s).round().clamp(0, 255) + z if (x > 50).any() else (x / s).round() + z,
+        "before you add",
+    ),
+    ("07.1", lambda x, s, z: ((x / s).round() + z).clamp(-128, 127), "these integers are unsigned"),
+    ("07.1", lambda x, s, z: (x / s).round() + z + 1, "Divide by the scale, round"),
+]
+
+
+# ---- 07.2 scale and zero point -------------------------------------------------------------------------------------
+
+
+@right("07.2")
+def scale_clamped(low, high):
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    scale = (high - low) / 255
+    return scale, int(np.clip(np.rint(-low / scale), 0, 255))
+
+
+@right("07.2")
+def scale_from_above(low, high):
+    scale = (max(high, 0) - min(low, 0)) / 255
+    return torch.tensor(scale), torch.tensor(255 - round(max(high, 0) / scale))
+
+
+def _range(steps=255, rounding=round, sign=-1, widen=True, clamp=False, swap=False):
+    def answer(low, high):
+        low, high = (min(low, 0.0), max(high, 0.0)) if widen else (low, high)
+        scale = (high - low) / steps
+        zero = rounding(sign * low / scale)
+        zero = min(max(zero, 0), 255) if clamp else zero
+        return (zero, scale) if swap else (scale, zero)
+
+    return answer
+
+
+WRONG += [
+    ("07.2", _range(steps=256), "255 steps"),
+    ("07.2", _range(rounding=float), "The zero point is not rounded"),
+    ("07.2", _range(sign=1), "the wrong sign"),
+    ("07.2", lambda low, high: (_range()(low, high)[0], round(-low)), "Count it in steps"),
+    ("07.2", lambda low, high: (2 * high / 255, round(high / (2 * high / 255))), "twice the largest magnitude"),
+    ("07.2", _range(swap=True), "in the other order"),
+    ("07.2", _range(widen=False), "is not even one of the integers"),
+    ("07.2", _range(widen=False, clamp=True), "0 now stands for 2"),
+    ("07.2", lambda low, high: _range()(low, high)[0], "Return two things"),
+    ("07.2", lambda low, high: (_range()(low, high)[0], 0), "zero point = round(-low / scale)"),
+]
+
+
+# ---- 07.3 one scale a channel --------------------------------------------------------------------------------------
+
+
+@right("07.3")
+def channels_loop(weight):
+    scales = [float(channel.abs().max()) / 127 for channel in weight]
+    return torch.stack([torch.round(channel / scale) for channel, scale in zip(weight, scales, strict=True)]), scales
+
+
+@right("07.3")
+def channels_int8(weight):
+    scale = weight.abs().amax(dim=(1, 2, 3)) / 127
+    return (weight / scale[:, None, None, None]).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def _with_scale(scale_of, whole_of=None):
+    def answer(weight):
+        scale = scale_of(weight)
+        right_scale = weight.abs().flatten(1).amax(1) / 127
+        whole = (
+            (weight / right_scale.view(-1, 1, 1, 1)).round()
+            if whole_of is None
+            else whole_of(weight, right_scale.view(-1, 1, 1, 1))
+        )
+        return whole, scale
+
+    return answer
+
+
+def _good(w):
+    return w.abs().flatten(1).amax(1) / 127
+
+
+WRONG += [
+    ("07.3", _with_scale(lambda w: w.abs().max() / 127), "one scale for all channels"),
+    ("07.3", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one an *input* channel"),
+    ("07.3", _with_scale(lambda w: w.flatten(1).amax(1) / 127), "instead of the largest magnitude"),
+    ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 255), "reach 127 on each side"),
+    ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 128), "would become 128"),
+    ("07.3", _with_scale(lambda w: (w.flatten(1).amax(1) - w.flatten(1).amin(1)) / 255), "the zero point is 0"),
+    ("07.3", _with_scale(lambda w: 127 / w.abs().flatten(1).amax(1)), "how many steps one unit has"),
+    ("07.3", _with_scale(lambda w: w.abs().flatten(1).mean(1) / 127), "the mean magnitude"),
+    ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1)), "its largest magnitude divided by 127"),
+    ("07.3", _with_scale(_good, lambda w, s: w / s), "Nothing is rounded"),
+    ("07.3", _with_scale(_good, lambda w, s: (w / s).round() * s), "real numbers again"),
+    ("07.3", _with_scale(_good, lambda w, s: (w / s).trunc()), "instead of rounding"),
+    ("07.3", _with_scale(_good, lambda w, s: (w / s).round() + 128), "There is a zero point in it"),
+    ("07.3", lambda weight: _good(weight), "Return two things"),
+]
+
+
+# ---- 07.4 fold -----------------------------------------------------------------------------------------------------
+
+
+@right("07.4")
+def fold_by_images(weight, gamma, beta, mean, variance, eps=1e-5):
+    zero = torch.zeros(1, len(gamma))
+    bias = F.batch_norm(zero, mean, variance, gamma, beta, eps=eps)[0]
+    factor = F.batch_norm(torch.ones(1, len(gamma)), mean, variance, gamma, beta, eps=eps)[0] - bias
+    return torch.einsum("oikl,o->oikl", weight, factor), bias
+
+
+@right("07.4")
+def fold_numpy(weight, gamma, beta, mean, variance, eps=1e-5):
+    factor = np.asarray(gamma) / np.sqrt(np.asarray(variance) + eps)
+    return np.asarray(weight) * factor[:, None, None, None], np.asarray(beta) - np.asarray(mean) * factor
+
+
+def _fold(factor=lambda g, v, e: g / (v + e).sqrt(), shape=(-1, 1, 1, 1), bias=lambda b, m, f: b - m * f):
+    def answer(weight, gamma, beta, mean, variance, eps=1e-5):
+        right_factor = gamma / (variance + eps).sqrt()
+        return weight * factor(gamma, variance, eps).view(*shape), bias(beta, mean, right_factor)
+
+    return answer
+
+
+WRONG += [
+    ("07.4", _fold(lambda g, v, e: g / (v + e)), "take the root"),
+    ("07.4", _fold(lambda g, v, e: g / v.sqrt()), "eps is left out"),
+    ("07.4", _fold(lambda g, v, e: g / (v.sqrt() + e)), "eps stands outside the root"),
+    ("07.4", _fold(shape=(1, -1, 1, 1)), "You scale *input* channels"),
+    ("07.4", _fold(lambda g, v, e: 1 / (v + e).sqrt()), "gamma is missing"),
+    ("07.4", _fold(lambda g, v, e: g), "Only gamma is there"),
+    ("07.4", _fold(lambda g, v, e: torch.ones_like(g)), "The weight is as it was"),
+    ("07.4", _fold(bias=lambda b, m, f: b - m), "The mean is subtracted unscaled"),
+    ("07.4", _fold(bias=lambda b, m, f: b), "The mean is left out"),
+    ("07.4", _fold(bias=lambda b, m, f: b + m * f), "The mean is added"),
+    ("07.4", _fold(bias=lambda b, m, f: (b - m) * f), "beta is scaled, too"),
+    ("07.4", _fold(bias=lambda b, m, f: -m * f), "beta is missing"),
+    ("07.4", lambda weight, *rest: weight, "Return two things"),
+]
+
+
+# ---- 07.5 straight through -----------------------------------------------------------------------------------------
+
+
+@right("07.5")
+def fake_by_detach(x, scale, zero_point):
+    steps = x / scale
+    whole = steps + (steps.round() - steps).detach() + zero_point
+    return (whole.clamp(0, 255) - zero_point) * scale
+
+
+@right("07.5")
+def fake_by_mask(x, scale, zero_point):
+    whole = (x / scale).round() + zero_point
+    inside = (whole >= 0) & (whole <= 255)
+    value = (whole.clamp(0, 255) - zero_point) * scale
+    return torch.where(inside, x, x.detach()) + (value - x).detach()
+
+
+def _fake(forward, slope=lambda x, inside: inside):
+    """Values of `forward` with a gradient of `slope`."""
+
+    def answer(x, scale, zero_point):
+        whole = (x / scale).round() + zero_point
+        inside = ((whole >= 0) & (whole <= 255)).float()
+        line = x * slope(x, inside).detach()
+        return line + (forward(x, scale, zero_point) - line).detach()
+
+    return answer
+
+
+def _there_and_back(x, s, z):
+    return (((x / s).round() + z).clamp(0, 255) - z) * s
+
+
+WRONG += [
+    ("07.5", lambda x, s, z: ((x / s).round() + z).clamp(0, 255), "These are the integers"),
+    ("07.5", lambda x, s, z: x, "x comes out as it went in"),
+    ("07.5", lambda x, s, z: ((x / s).round() + z).clamp(0, 255) * s, "not subtracted on the way back"),
+    ("07.5", lambda x, s, z: (x / s).round() * s, "Nothing is clamped"),
+    ("07.5", lambda x, s, z: ((x / s + z).clamp(0, 255) - z) * s, "do not round"),
+    ("07.5", lambda x, s, z: _there_and_back(x, s, z) + 0.33, "Quantize as in 07.1"),
+    ("07.5", _there_and_back, "a staircase"),
+    ("07.5", _fake(_there_and_back, lambda x, inside: torch.ones_like(x)), "also passes where the number was cut off"),
+    ("07.5", _fake(_there_and_back, lambda x, inside: 0.1 * inside), "multiplied by the scale"),
+    ("07.5", _fake(_there_and_back, lambda x, inside: 10 * inside), "divided by the scale"),
+    ("07.5", _fake(_there_and_back, lambda x, inside: 1 - inside), "the other way round"),
+    ("07.5", lambda x, s, z: _there_and_back(x, s, z).detach(), "No gradient arrives: keep"),
+    ("07.5", _fake(_there_and_back, lambda x, inside: -inside), "Gradient 1 where"),
+]
+
+
+# ---- 07.6 channels go ----------------------------------------------------------------------------------------------
+
+
+@right("07.6")
+def remove_by_sorting(first, bias, second, keep):
+    norms = [float(channel.abs().sum()) for channel in first]
+    kept = sorted(sorted(range(len(norms)), key=lambda i: -norms[i])[:keep])
+    return first[kept], bias[kept], second[:, kept]
+
+
+@right("07.6")
+def remove_by_mask(first, bias, second, keep):
+    norms = first.norm(p=1, dim=(1, 2, 3))
+    mask = norms >= norms.sort(descending=True).values[keep - 1]
+    return first[mask], bias[mask], second[:, mask]
+
+
+def _remove(score, sort=True, bias_too=True, dim=1):
+    def answer(first, bias, second, keep):
+        kept = score(first).topk(keep).indices
+        kept = kept.sort().values if sort else kept
+        nxt = second if dim is None else second.index_select(dim, kept)
+        return first[kept], bias[kept] if bias_too else bias, nxt
+
+    return answer
+
+
+def _l1(w):
+    return w.abs().flatten(1).sum(1)
+
+
+def _zeroed(first, bias, second, keep):
+    mask = torch.zeros(len(first), dtype=torch.bool)
+    mask[_l1(first).topk(keep).indices] = True
+    return first * mask.view(-1, 1, 1, 1), bias * mask, second
+
+
+WRONG += [
+    ("07.6", _remove(lambda w: -_l1(w)), "You keep the *smallest*"),
+    ("07.6", _remove(lambda w: w.flatten(1).sum(1)), "with their signs"),
+    ("07.6", _remove(lambda w: w.abs().flatten(1).amax(1)), "the largest single weight"),
+    ("07.6", _remove(_l1, bias_too=False), "The bias still has four numbers"),
+    ("07.6", _remove(_l1, dim=None), "still expects four inputs"),
+    ("07.6", _remove(_l1, dim=0), "You cut *outputs*"),
+    ("07.6", _zeroed, "All four channels are still there"),
+    (
+        "07.6",
+        lambda f, b, s, k: _remove(lambda w: torch.tensor([0.0, 1.0, 0, 2.0]), sort=False)(f, b, s, k),
+        "have changed places",
+    ),
+    ("07.6", lambda f, b, s, k: f[:k], "Return three tensors"),
+    ("07.6", lambda f, b, s, k: (f[[2, 3]], b[[2, 3]], s[:, [2, 3]]), "By their L1 norms"),
+]
+
+
+# ---- 07.7 when -----------------------------------------------------------------------------------------------------
+
+
+@right("07.7")
+def schedule_branches(step, steps, target):
+    if step >= steps:
+        return target
+    return target - target * ((steps - step) / steps) ** 3
+
+
+@right("07.7")
+def schedule_numpy(step, steps, target):
+    return np.float32(target) * (1 - np.clip(1 - step / steps, 0, 1) ** 3)
+
+
+WRONG += [
+    ("07.7", lambda step, steps, target: target * step / steps, "a straight line"),
+    ("07.7", lambda step, steps, target: target * (step / steps) ** 3, "the cube belongs to what is *left*"),
+    ("07.7", lambda step, steps, target: 1 - schedule_branches(step, steps, target), "still there"),
+    ("07.7", lambda step, steps, target: target * (1 - step / steps) ** 3, "fall from the target to 0"),
+    ("07.7", lambda step, steps, target: target * (1 - (1 - step / steps) ** 2), "The power is 2"),
+    ("07.7", lambda step, steps, target: 1 - (1 - step / steps) ** 3, "The target is not used"),
+    ("07.7", lambda step, steps, target: target * (1 - (1 - step / steps) ** 3), "goes on growing"),
+    ("07.7", lambda step, steps, target: target * math.sqrt(step / steps), "target * (1 - (1 - step / steps)^3)"),
+]
+
+
+# ---- 07.8 what it costs --------------------------------------------------------------------------------------------
+
+
+@right("07.8")
+def macs_counted(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    layer = torch.nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups)
+    out = layer(torch.zeros(1, in_channels, size, size))
+    return out[0].numel() * layer.weight[0].numel()
+
+
+@right("07.8")
+def macs_by_starts(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    side = len(range(0, size + 2 * padding - kernel + 1, stride))
+    return side**2 * kernel**2 * out_channels * in_channels / groups
+
+
+def _cost(
+    side=lambda n, k, s, p: (n + 2 * p - k) // s + 1,
+    pixels=2,
+    kernel=2,
+    factor=1,
+    inputs=True,
+    outputs=True,
+    ignore_groups=False,
+):
+    def answer(in_channels, out_channels, k, size, stride=1, padding=0, groups=1):
+        cost = factor * side(size, k, stride, padding) ** pixels * k**kernel
+        cost *= (in_channels // (1 if ignore_groups else groups)) if inputs else 1
+        return cost * (out_channels if outputs else 1)
+
+    return answer
+
+
+WRONG += [
+    ("07.8", _cost(side=lambda n, k, s, p: n), "pixels of the *input*"),
+    ("07.8", _cost(kernel=1), "you count 3"),
+    ("07.8", _cost(pixels=0), "These are the parameters"),
+    ("07.8", _cost(inputs=False), "The input channels are missing"),
+    ("07.8", _cost(outputs=False), "The output channels are missing"),
+    ("07.8", _cost(factor=2), "One MAC is both"),
+    ("07.8", _cost(pixels=1), "you count 7"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n - k) // s + 1), "The padding is forgotten"),
+    ("07.8", _cost(ignore_groups=True), "The groups are ignored"),
+    ("07.8", _cost(factor=3), "Pixels of the output"),
+]
+
+
+# ---- 07.9 what to deploy -------------------------------------------------------------------------------------------
+
+
+@right("07.9")
+def front_numpy(sizes, latencies, accuracies):
+    table = np.stack([sizes, latencies, -np.asarray(accuracies)], axis=1)
+    no_worse, better = (table[:, None] <= table).all(2), (table[:, None] < table).any(2)
+    return np.flatnonzero(~(no_worse & better).any(axis=0))
+
+
+@right("07.9")
+def front_loops(sizes, latencies, accuracies):
+    kept = []
+    for i in range(len(sizes)):
+        beaten = False
+        for j in range(len(sizes)):
+            no_worse = sizes[j] <= sizes[i] and latencies[j] <= latencies[i] and accuracies[j] >= accuracies[i]
+            better = sizes[j] < sizes[i] or latencies[j] < latencies[i] or accuracies[j] > accuracies[i]
+            beaten = beaten or (no_worse and better)
+        if not beaten:
+            kept.append(i)
+    return kept
+
+
+def _front(beats):
+    def answer(*columns):
+        rows = list(zip(*columns, strict=True))
+        return [i for i, row in enumerate(rows) if not any(beats(a, row) for j, a in enumerate(rows) if j != i)]
+
+    return answer
+
+
+def _no_worse(a, b):
+    return a[0] <= b[0] and a[1] <= b[1] and a[2] >= b[2]
+
+
+WRONG += [
+    ("07.9", _front(lambda a, b: a[0] < b[0] and a[1] < b[1] and a[2] > b[2]), "Better in *one* is enough"),
+    ("07.9", lambda s, t, a: [int(np.argmin(s)), int(np.argmin(t)), 1], "best in size, speed and accuracy only"),
+    (
+        "07.9",
+        lambda s, t, a: [i for i in range(len(s)) if i not in front_loops(s, t, a)],
+        "these are the ones that are beaten",
+    ),
+    ("07.9", _front(lambda a, b: a[0] <= b[0] and a[1] <= b[1] and a[2] <= b[2]), "Of accuracy more is better"),
+    ("07.9", lambda s, t, a: [i in front_loops(s, t, a) for i in range(len(s))], "True and False"),
+    ("07.9", lambda s, t, a: [front_loops(s, t, a)], "Return a flat list"),
+    ("07.9", _front(_no_worse), "throw each other out"),
+    ("07.9", lambda s, t, a: list(range(len(s))), "beaten by nobody; you got"),
+    ("07.9", lambda s, t, a: [i for i in range(len(s)) if i != 0 or len(s) == 3], "larger, slower and worse"),
+    (
+        "07.9",
+        lambda s, t, a: front_loops(s, t, a)[:1] if len(s) == 3 else front_loops(s, t, a),
+        "are the same, and better than 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("identifier", "answer", "fragment"), WRONG, ids=case_names(WRONG))
+def test_a_wrong_answer_meets_its_own_message(identifier, answer, fragment):
+    assert_its_own_message(identifier, answer, fragment, WRONG)
+
+
+@pytest.mark.parametrize(("identifier", "answer"), RIGHT, ids=case_names(RIGHT))
+def test_a_right_variant_gets_full_points(identifier, answer):
+    assert_full_points(identifier, answer)
+
+
+def test_every_exercise_has_wrong_and_right_answers():
+    for identifier in exercise.of_lesson("07"):
+        assert sum(case[0] == identifier for case in WRONG) >= 6, identifier
+        assert sum(case[0] == identifier for case in RIGHT) >= 2, identifier
+
+
+def test_the_references_agree_with_the_package():
+    x = 4 * torch.randn(200, generator=torch.Generator().manual_seed(1))
+    low, high = x.min().item(), x.max().item()
+    scale, zero = lesson_07_integers.scale_and_zero_point(low, high)
+    assert affine.scale_and_zero_point(low, high) == pytest.approx((scale, zero))
+    assert torch.equal(affine.quantize(x, scale, zero).float(), lesson_07_integers.quantize(x, scale, zero))
+    mine = lesson_07_layers.fake_quantize(x, scale, zero)
+    torch.testing.assert_close(mine, torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255))
+    weight, numbers = torch.randn(4, 3, 3, 3), torch.rand(4, 4) + 0.1
+    torch.testing.assert_close(lesson_07_integers.quantize_channels(weight)[1], affine.channel_scales(weight))
+    theirs = fold.folded_weights(weight, None, numbers[2], numbers[3], numbers[0], numbers[1])
+    torch.testing.assert_close(lesson_07_layers.fold(weight, *numbers), theirs)
+    kept = pruning.channel_norms(weight, "l1").topk(2).indices.sort().values
+    found, _, _ = lesson_07_channels.remove_channels(weight, torch.zeros(4), torch.zeros(2, 4, 3, 3), 2)
+    assert torch.equal(found, weight[kept])
+    layer = torch.nn.Conv2d(6, 8, 5, stride=2, padding=1, groups=2)
+    assert tracing.count_macs(layer, (6, 17, 17)) == lesson_07_channels.conv_macs(6, 8, 5, 17, 2, 1, 2)
+
+
+def test_the_front_is_the_packages():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rows = rng.integers(1, 5, (8, 3)) / 4
+        candidates = [choice.Candidate(str(i), *row) for i, row in enumerate(rows)]
+        expected = [int(candidate.name) for candidate in choice.pareto(candidates)]
+        assert lesson_07_channels.front(*rows.T.tolist()) == expected

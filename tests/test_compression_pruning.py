@@ -1,0 +1,261 @@
+"""Pruning: the right channels, real smaller layers, files without code, and fine-tuning that heals."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from core_helpers import digits
+from test_compression_export import vit
+from test_compression_integers import images, trained_cnn
+from torch import nn
+
+from course_utils import compression, models
+from course_utils.compression.blocks import block_influence, block_names, drop_blocks
+from course_utils.compression.heads import attentions, head_norms, keep_heads
+from course_utils.compression.pruning import ChannelPruner
+
+
+def test_the_cubic_schedule():
+    assert [round(compression.cubic_sparsity(step, 4, 0.8), 4) for step in range(6)] == [
+        0,
+        0.4625,
+        0.7,
+        0.7875,
+        0.8,
+        0.8,
+    ]
+    assert compression.cubic_sparsity(0, 4, 0.8, start=0.2) == pytest.approx(0.2)
+    for arguments in ((1, 0, 0.5), (-1, 2, 0.5), (1, 2, 1.0), (1, 2, 0.2, 0.4)):
+        with pytest.raises(ValueError):
+            compression.cubic_sparsity(*arguments)
+
+
+def test_norms_by_hand():
+    weight = torch.tensor([[3.0, -4.0], [0.0, 1.0]])
+    assert compression.channel_norms(weight, "l1").tolist() == [7, 1]
+    assert compression.channel_norms(weight, "l2").tolist() == [5, 1]
+    with pytest.raises(ValueError, match="norm='max' is unknown"):
+        compression.channel_norms(weight, "max")
+
+
+def test_four_channels_as_by_hand():
+    """Channels that say nothing go, with their BatchNorm and the next layer's inputs, and nobody notices."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(48, 2)
+    )
+    with torch.no_grad():
+        for values in (network[0].weight, network[0].bias, network[1].weight, network[1].bias, network[1].running_mean):
+            values[[1, 2]] = 0
+        network[3].weight[:, [1, 2]] *= 0.01
+    network.eval()
+    expected = network(images())
+    pruned = compression.prune_model(
+        network, 0.5, gradual=False, share_of="channels", image_shape=(1, 8, 8), ignored=["3"]
+    )
+    made = pruned["pruned_model"]
+    assert torch.equal(made[0].weight, network[0].weight[[0, 3]])
+    assert torch.equal(made[3].weight, network[3].weight[:, [0, 3]]) and made[1].num_features == 2
+    torch.testing.assert_close(made(images()), expected, rtol=1e-4, atol=1e-5)
+    assert compression.parameters(network) > compression.parameters(made)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_smallest_norms_of_the_whole_group_go(norm):
+    network = models.build("mlp", digits(), num_outputs=10, hidden=(12,)).eval()
+    p = {"l1": 1, "l2": 2}[norm]
+    group = network.body[1].weight.norm(p=p, dim=1) ** p + network.head.weight.norm(p=p, dim=0) ** p
+    made = compression.prune_model(
+        network, 0.5, gradual=False, share_of="channels", image_shape=(1, 8, 8), norm=norm, ignored=[]
+    )
+    kept = group.topk(6).indices.sort().values
+    del made  # the only dense layer in front of the head
+    conv = trained_cnn()
+    made = compression.prune_model(conv, 0.5, gradual=False, share_of="channels", norm=norm, image_shape=(1, 8, 8))
+    widths = made["metrics"]["widths"]
+    assert widths == {"body.1": 3, "body.5": 4, "dense.0": 6}
+    assert len(kept) == 6
+
+
+def test_prune_model_keeps_its_promises():
+    network, calls = trained_cnn(), []
+    result = compression.prune_model(
+        model=network, target_sparsity=0.5, method="channel", gradual=True, train_fn=lambda model: calls.append(compression.parameters(model))
+    )  # fmt: skip
+    metrics, made = result["metrics"], result["pruned_model"]
+    assert len(calls) == 4 and calls == sorted(calls, reverse=True) and calls[0] > calls[-1]
+    assert 1_040 - calls[0] > calls[0] - calls[3]  # cubic: much at first
+    assert metrics["sparsity"] == pytest.approx(0.5, abs=0.12)
+    assert metrics["parameters_before"] == compression.parameters(network) == 1_040
+    assert metrics["parameters_after"] == compression.parameters(made) == calls[-1]
+    assert metrics["macs_after"] == compression.count_macs(made, (1, 8, 8)) < metrics["macs_before"]
+    assert not made.training and made(images()).shape == (24, 10)
+    made.grow(12, torch.Generator())  # a pruned network goes on growing
+    assert made(images()).shape == (24, 12)
+
+
+def test_half_of_the_channels_is_a_quarter_of_a_convolution():
+    network = models.build("small_cnn", digits(), num_outputs=10)
+    metrics = compression.prune_model(network, 0.5, share_of="channels", image_shape=(1, 8, 8))["metrics"]
+    assert metrics["widths"] == {"body.1": 16, "body.5": 32, "body.9": 64, "dense.0": 64}
+    assert metrics["sparsity"] == pytest.approx(0.75, abs=0.01)
+    rounded = compression.prune_model(network, 0.4, share_of="channels", image_shape=(1, 8, 8), round_to=8)["metrics"]
+    assert all(width % 8 == 0 for width in rounded["widths"].values())
+
+
+def test_magnitudes_alone_save_nothing():
+    network = trained_cnn()
+    result = compression.prune_model(
+        network, 0.6, method="magnitude", train_fn=lambda model: model.head.weight.data.add_(1)
+    )
+    metrics = result["metrics"]
+    assert metrics["sparsity"] == pytest.approx(0.6, abs=0.06) and metrics["compression_ratio"] == 1.0
+    assert metrics["macs_after"] == metrics["macs_before"]
+    limit = network.body[5].weight.abs().max()
+    assert (result["pruned_model"].body[5].weight == 0).any() and limit > 0
+    assert (result["pruned_model"].head.weight == 0).any()  # what was cut stays cut through fine-tuning
+
+
+def test_wrong_options_are_named():
+    network = trained_cnn()
+    with pytest.raises(ValueError, match="choose a method of channel, magnitude"):
+        compression.prune_model(network, method="filter")
+    with pytest.raises(ValueError, match="a share in \\[0, 1\\)"):
+        compression.prune_model(network, 1.0)
+    with pytest.raises(ValueError, match="leaves layers without channels"):
+        compression.prune_model(network, 0.9999, image_shape=(1, 8, 8))
+    with pytest.raises(ValueError, match="which blocks can go is seen"):
+        compression.prune_model(vit(), 0.1, blocks=1)
+    with pytest.raises(ValueError, match="takes none of the usual sizes"):
+        compression.find_image_shape(nn.Sequential(nn.Flatten(), nn.Linear(17, 2)))
+
+
+def test_residual_networks_and_mobilenets_get_narrower(tmp_path):
+    from torchvision.models import mobilenet_v3_small
+
+    resnet = models.build("resnet18", digits(), num_outputs=10)
+    made = compression.prune_model(resnet, 0.5, share_of="channels", gradual=False, image_shape=(1, 8, 8))[
+        "pruned_model"
+    ]
+    assert made.conv1.out_channels == 32 and made.head.num_features == 256
+    compression.Deployed(compression.export_onnx(made, tmp_path / "r.onnx", (1, 8, 8)))(images(2))
+    mobile = mobilenet_v3_small(num_classes=5)
+    metrics = compression.prune_model(mobile, 0.5, share_of="channels", gradual=False, image_shape=(3, 32, 32))[
+        "metrics"
+    ]
+    assert metrics["compression_ratio"] > 3
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_says_nothing_goes_unnoticed():
+    network, x = vit(width=24, num_heads=3), images(4, (1, 28, 28))
+    for block in attentions(network).values():
+        with torch.no_grad():
+            block.out.weight[:, 8:16] = 0
+            for layer in (block.query, block.key, block.value):
+                layer.weight[8:16] = 0
+        assert head_norms(block)[1] == 0 and len(head_norms(block)) == 3
+    expected = network(x)
+    for block in attentions(network).values():
+        keep_heads(block, [0, 2])
+        assert block.num_heads == 2 and block.query.out_features == 16 and block.out.in_features == 16
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="name at least one of the heads 0 to 1"):
+        keep_heads(attentions(network)["blocks.0.attention"], [])
+
+
+def test_a_transformer_loses_heads_and_neurons_and_keeps_its_width():
+    network = vit(width=32, num_heads=4)
+    made = compression.prune_model(network, 0.5, share_of="channels", steps=2)["pruned_model"]
+    assert made.blocks[0].mlp.up.out_features == 64 and made.blocks[0].attention.num_heads == 2
+    assert made.positions.shape == network.positions.shape and made.head.num_features == 32
+    assert made(images(2, (1, 28, 28))).shape == (2, 10)
+
+
+def test_blocks_that_turn_nothing_go():
+    network, x = vit(depth=3), images(4, (1, 28, 28))
+    with torch.no_grad():
+        for layer in (network.blocks[1].attention.out, network.blocks[1].mlp.down):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    expected = network(x)
+    assert min(block_influence(network, x), key=block_influence(network, x).get) == "blocks.1"
+    assert drop_blocks(network, 1, x) == ["blocks.1"] and block_names(network) == ["blocks.0", "blocks.2"]
+    torch.testing.assert_close(network(x), expected)
+    with pytest.raises(ValueError, match="count=2 of 2 blocks"):
+        drop_blocks(network, 2, x)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "vit"])
+def test_a_pruned_network_is_saved_as_widths_and_weights(name, tmp_path):
+    build = trained_cnn if name == "small_cnn" else (lambda: vit(width=32, num_heads=4, depth=3))
+    shape = (1, 8, 8) if name == "small_cnn" else (1, 28, 28)
+    options = {"blocks": 1, "images": images(4, shape)} if name == "vit" else {}
+    made = compression.prune_model(build(), 0.5, share_of="channels", image_shape=shape, **options)["pruned_model"]
+    path = compression.save_pruned(made, tmp_path / "small.pt")
+    torch.load(path, weights_only=True)  # tensors, numbers and names: no code
+    again = compression.load_pruned(build(), path).eval()
+    assert torch.equal(again(images(3, shape)), made(images(3, shape)))
+    assert compression.shapes_of(again) == compression.shapes_of(made)
+    with pytest.raises(ValueError, match="this specification does not fit"):
+        compression.load_pruned(models.build("mlp", digits(), num_outputs=10), path)
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a saved pruned network"):
+        compression.load_pruned(build(), tmp_path / "broken.pt")
+
+
+def test_a_state_dict_can_be_filled_up_and_cut_again():
+    network = trained_cnn()
+    full = compression.shapes_of(network)
+    made = copy.deepcopy(network)
+    ChannelPruner(made, 0.5, (1, 8, 8)).step()
+    narrow = compression.shapes_of(made)
+    compression.keep_full_shape(made, full)
+    state = made.state_dict()
+    again = copy.deepcopy(network)
+    again.load_state_dict(state)  # fits the unpruned network, and computes the same
+    torch.testing.assert_close(again.eval()(images()), made.eval()(images()))
+    compression.resize(again, narrow)
+    assert torch.equal(again.eval()(images()), made(images()))
+
+
+# ---- healing -------------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_with_a_teacher_heals():
+    data = digits()
+    loader = compression.Batches(data.train.x, data.train.y, 64)
+    test = compression.Batches(data.test.x, data.test.y, 256, shuffle=False)
+    network = models.build("small_cnn", data, num_outputs=10, widths=(16, 32), num_features=64)
+    compression.finetune(network, loader, epochs=3, lr=5e-3)
+    before = compression.accuracy(network, test)
+
+    def heal(model):
+        compression.finetune(model, loader, epochs=1, lr=5e-3, teacher=network)
+
+    cut, healed = (
+        compression.prune_model(network, 0.5, share_of="channels", image_shape=(1, 8, 8), train_fn=function, steps=2)[
+            "pruned_model"
+        ]
+        for function in (None, heal)
+    )
+    assert compression.accuracy(healed, test) > max(before - 0.06, compression.accuracy(cut, test) + 0.1)
+
+
+def test_fine_tuning_tells_what_is_wrong():
+    network = trained_cnn()
+    with pytest.raises(ValueError, match="make no step"):
+        compression.finetune(network, [], steps=0)
+    with pytest.raises(ValueError, match="the loader gives no batch"):
+        compression.finetune(network, [], steps=2)
+    with pytest.raises(ValueError, match="one label an image"):
+        compression.Batches(torch.zeros(3, 1, 2, 2), torch.zeros(2))
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        compression.finetune(network, [(images() * float("nan"), torch.zeros(24, dtype=torch.long))], steps=1)
