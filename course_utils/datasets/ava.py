@@ -79,7 +79,9 @@ class AVADataset(RatedDataset):
             return ()
         path = Path(test_list).expanduser()
         if not path.is_file():
-            raise DataNotFound(f"there is no list of test images {path}; leave test_list out for the course's own split")
+            raise DataNotFound(
+                f"there is no list of test images {path}; leave test_list out for the course's own split"
+            )
         return tuple(Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
@@ -152,7 +154,9 @@ def _json(path: Path) -> list[tuple[str, Any]]:
             content = json.load(file)
     except (OSError, EOFError, ValueError) as error:
         raise DataCorrupt(f"{path} is not whole JSON ({error}); get it again") from error
-    if isinstance(content, dict) and {"image_id", "label"} <= content.keys():  # one label a file, as nested folders have
+    if (
+        isinstance(content, dict) and {"image_id", "label"} <= content.keys()
+    ):  # one label a file, as nested folders have
         content = [content]
     if isinstance(content, dict):
         return [(_stem(name), label) for name, label in content.items()]

@@ -65,7 +65,9 @@ def _label_file(root: Path) -> Path | None:
 
 def _images(root: Path) -> Path | None:
     for folder in (root / "images", root):
-        if folder.is_dir() and any(True for name in ("*.zip", "*.zip.001", "*.jpg", "*.png") for _ in folder.glob(name)):
+        if folder.is_dir() and any(
+            True for name in ("*.zip", "*.zip.001", "*.jpg", "*.png") for _ in folder.glob(name)
+        ):
             return folder
     return None
 

@@ -13,8 +13,9 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class PhotoFiles:
         if self.source.is_dir():
             for path in sorted(self.source.rglob("*")):
                 if path.suffix.lower() in ENDINGS:
-                    self.open_by_name[path.stem] = lambda path=path: open(path, "rb")  # type: ignore[misc]
+                    self.open_by_name[path.stem] = partial(_open, path)
         if not self.open_by_name:
             raise DataNotFound(f"{self.source} holds no image ({', '.join(ENDINGS)}) and no zip of images")
 
@@ -108,7 +109,7 @@ class PhotoFiles:
 
     def _add_archive(self, parts: list[Path]) -> None:
         try:
-            packed = zipfile.ZipFile(parts[0] if len(parts) == 1 else _Joined(parts))  # type: ignore[arg-type]
+            packed = zipfile.ZipFile(parts[0] if len(parts) == 1 else cast(IO[bytes], _Joined(parts)))
         except (zipfile.BadZipFile, OSError) as error:
             names = parts[0].name if len(parts) == 1 else f"{parts[0].name} to {parts[-1].name}"
             raise DataCorrupt(
@@ -117,7 +118,11 @@ class PhotoFiles:
             ) from error
         for member in packed.namelist():
             if member.lower().endswith(ENDINGS) and "__MACOSX" not in member:
-                self.open_by_name[Path(member).stem] = lambda member=member: packed.open(member)  # type: ignore[misc]
+                self.open_by_name[Path(member).stem] = partial(packed.open, member)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return open(path, "rb")
 
 
 def _all_parts(folder: Path, name: str) -> list[Path]:
@@ -151,7 +156,7 @@ class _Joined(io.RawIOBase):
         self.position = max(0, start + offset)
         return self.position
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer) -> int:
         number = int(np.searchsorted(self.ends, self.position, side="right"))
         if number == len(self.files):
             return 0

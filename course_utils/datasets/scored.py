@@ -82,14 +82,19 @@ class Labels:
     def select(self, rows: np.ndarray) -> Labels:
         """The rows at `rows` (integers or a mask), in that order."""
         picked = np.arange(len(self))[rows]
-        arrays = (
-            getattr(self, name)[picked] for name in ("score", "spread", "distribution", "category", "votes")
-        )  # in the order of the fields
-        return Labels(tuple(self.ids[row] for row in picked), *arrays, categories=self.categories)
+        ids = tuple(self.ids[row] for row in picked)
+        arrays = {
+            name: getattr(self, name)[picked] for name in ("score", "spread", "distribution", "category", "votes")
+        }
+        return Labels(ids=ids, categories=self.categories, **arrays)
 
 
 def from_histograms(
-    ids: Sequence[str], histograms: np.ndarray, *, category: np.ndarray | None = None, categories: Sequence[str] = ("photographs",)
+    ids: Sequence[str],
+    histograms: np.ndarray,
+    *,
+    category: np.ndarray | None = None,
+    categories: Sequence[str] = ("photographs",),
 ) -> Labels:
     """Labels from votes per level.
 
@@ -128,7 +133,7 @@ def reference_of(image_id: str) -> str:
 
 
 def split_of(image_id: str, seed: int = SPLIT_SEED) -> str:
-    """"train", "validation" or "test": the published split, a function of the image's name and nothing else.
+    """ "train", "validation" or "test": the published split, a function of the image's name and nothing else.
 
     EVA's photographs are taken from AVA and keep their names. A split that is drawn for each data set on its own puts
     some of EVA's test images into AVA's training set; this one cannot. All distorted versions of one picture go

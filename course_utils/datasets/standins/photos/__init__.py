@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def _draw_all(name: str, counts: Mapping[str, int], size: int, seed: int) -> Dat
     return scored_dataset(name, splits, CATEGORIES, "standin")
 
 
-def _draw(name: str, family: str, split: int, count: int, size: int, seed: int, bar) -> tuple[np.ndarray, ...]:  # type: ignore[no-untyped-def]
+def _draw(name: str, family: str, split: int, count: int, size: int, seed: int, bar: Any) -> tuple[np.ndarray, ...]:
     """The fields of a `ScoredSplit`, in order."""
     low, high = LEVELS[name]
     place = list(FAMILIES).index(family)
@@ -102,7 +103,9 @@ def _draw(name: str, family: str, split: int, count: int, size: int, seed: int, 
             row, levels = scene * VERSIONS + version, draw_levels(family, generator)
             x[row] = distort(picture, levels, generator).transpose(2, 0, 1)
             votes = low + (high - low) * generator.normal(quality(levels), DISAGREEMENT, VOTERS)
-            histograms[row] = np.bincount(np.clip(np.rint(votes), low, high).astype(int) - low, minlength=high - low + 1)
+            histograms[row] = np.bincount(
+                np.clip(np.rint(votes), low, high).astype(int) - low, minlength=high - low + 1
+            )
             category.append(label)
             group.append(((seed * len(FAMILIES) + place) * 3 + split) * 1_000_000 + scene)
             truth.append(quality(levels))

@@ -74,9 +74,9 @@ class _Canvas:
         """A lit sphere: discs that shrink towards the light and get brighter."""
         for step in range(steps):
             share = step / steps
-            shade = tuple(min(255, round(value * (0.45 + 0.75 * share))) for value in colour)
+            shade = _shade(colour, 0.45 + 0.75 * share)
             shift = 0.3 * radius * share
-            self.ellipse(x - shift, y - shift, radius * (1 - share), radius * (1 - share), shade)  # type: ignore[arg-type]
+            self.ellipse(x - shift, y - shift, radius * (1 - share), radius * (1 - share), shade)
 
     def strokes(self, x: float, y: float, wide: float, high: float, colour: Colour, count: int, length: float) -> None:
         """Short hairs or blades within an ellipse, brighter and darker than `colour`."""
@@ -84,9 +84,9 @@ class _Canvas:
             angle, distance = self.generator.uniform(0, 2 * np.pi), np.sqrt(self.generator.random())
             px, py = x + wide * distance * np.cos(angle), y + high * distance * np.sin(angle)
             tone = self.generator.uniform(0.6, 1.4)
-            shade = tuple(int(min(255, value * tone)) for value in colour)
+            shade = _shade(colour, tone)
             lean = self.generator.normal(0, 0.4)
-            self.line([(px, py), (px + length * lean, py - length)], 0.006, shade)  # type: ignore[arg-type]
+            self.line([(px, py), (px + length * lean, py - length)], 0.006, shade)
 
 
 def _colour(generator: Generator, low: int = 40, high: int = 230) -> Colour:
@@ -94,6 +94,12 @@ def _colour(generator: Generator, low: int = 40, high: int = 230) -> Colour:
     tone, hue = generator.uniform(low, high), generator.uniform(-1, 1, 3)
     red, green, blue = np.clip(tone + hue * (high - low) / 3, 5, 250)
     return int(red), int(green), int(blue)
+
+
+def _shade(colour: Colour, factor: float, added: int = 0) -> Colour:
+    """The colour in more or less light."""
+    red, green, blue = (min(255, round(value * factor) + added) for value in colour)
+    return red, green, blue
 
 
 def _sky(canvas: _Canvas, generator: Generator, horizon: float) -> None:
@@ -104,7 +110,7 @@ def _sky(canvas: _Canvas, generator: Generator, horizon: float) -> None:
 
 def _meadow(canvas: _Canvas, generator: Generator, horizon: float) -> None:
     green = (int(generator.integers(50, 120)), int(generator.integers(90, 150)), int(generator.integers(30, 70)))
-    canvas.gradient(tuple(min(255, v + 30) for v in green), green, horizon, 1.0, rough=16)  # type: ignore[arg-type]
+    canvas.gradient(_shade(green, 1, 30), green, horizon, 1.0, rough=16)
     for _ in range(150):
         x, y = generator.random(), generator.uniform(horizon + 0.03, 1.05)
         canvas.strokes(x, y, 0.02, 0.02, green, 1, 0.05 * (0.4 + y - horizon))
@@ -118,9 +124,9 @@ def _animal(canvas: _Canvas, generator: Generator) -> None:
     furs: list[Colour] = [(150, 105, 65), (205, 180, 150), (120, 115, 115), (70, 55, 45), (190, 130, 70)]
     fur, side = furs[generator.integers(len(furs))], float(generator.choice([-1.0, 1.0]))
     height = length * generator.uniform(0.5, 0.7)
-    dark = tuple(value // 2 for value in fur)
+    dark = _shade(fur, 1 / 2)
     for leg in (-0.7, -0.45, 0.45, 0.7):
-        canvas.line([(x + leg * length, y), (x + leg * length, y + height + 0.14)], 0.035, dark)  # type: ignore[arg-type]
+        canvas.line([(x + leg * length, y), (x + leg * length, y + height + 0.14)], 0.035, dark)
     canvas.ellipse(x, y, length, height, fur)
     head = x + side * length * 1.05, y - height * 0.9
     canvas.ellipse(*head, length * 0.45, length * 0.42, fur)
@@ -128,7 +134,7 @@ def _animal(canvas: _Canvas, generator: Generator) -> None:
     canvas.strokes(*head, length * 0.45, length * 0.42, fur, 80, 0.025)
     for ear in (-0.25, 0.25):
         tip = head[0] + ear * length
-        canvas.polygon([(tip - 0.03, head[1] - 0.06), (tip, head[1] - 0.19), (tip + 0.03, head[1] - 0.06)], dark)  # type: ignore[arg-type]
+        canvas.polygon([(tip - 0.03, head[1] - 0.06), (tip, head[1] - 0.19), (tip + 0.03, head[1] - 0.06)], dark)
     for eye in (-0.12, 0.16):
         canvas.ellipse(head[0] + eye * length * side, head[1] - 0.01, 0.016, 0.016, (15, 15, 15))
         canvas.ellipse(head[0] + eye * length * side - 0.004, head[1] - 0.014, 0.005, 0.005, (250, 250, 250))
@@ -142,26 +148,26 @@ def _city(canvas: _Canvas, generator: Generator) -> None:
         wall = _colour(generator, 60, 200)
         canvas.polygon([(left, top), (left + wide, top), (left + wide, 1), (left, 1)], wall)
         step = generator.uniform(0.05, 0.08)
-        lit, dark = (245, 225, 150), tuple(value // 3 for value in wall)
+        lit, dark = (245, 225, 150), _shade(wall, 1 / 3)
         for row in np.arange(top + 0.03, 0.92, step):
             for column in np.arange(left + 0.02, left + wide - 0.03, step):
                 colour = lit if generator.random() < 0.3 else dark
                 box = [(column, row), (column + step * 0.5, row), (column + step * 0.5, row + step * 0.6)]
-                canvas.polygon([*box, (column, row + step * 0.6)], colour)  # type: ignore[arg-type]
+                canvas.polygon([*box, (column, row + step * 0.6)], colour)
         left += wide + generator.uniform(0, 0.02)
     canvas.gradient((70, 70, 75), (50, 50, 55), 0.93, 1.0, rough=12)
 
 
 def _human(canvas: _Canvas, generator: Generator) -> None:
     backdrop = _colour(generator, 40, 190)
-    canvas.gradient(backdrop, tuple(value // 2 for value in backdrop), rough=20)  # type: ignore[arg-type]
+    canvas.gradient(backdrop, _shade(backdrop, 1 / 2), rough=20)
     x, y = generator.uniform(0.42, 0.58), generator.uniform(0.38, 0.46)
     skins: list[Colour] = [(232, 190, 160), (200, 150, 110), (150, 100, 70), (95, 62, 45)]
     hairs: list[Colour] = [(35, 28, 25), (90, 60, 35), (180, 140, 80), (140, 140, 140)]
     skin, hair, cloth = skins[generator.integers(4)], hairs[generator.integers(4)], _colour(generator, 50, 220)
     canvas.polygon([(x - 0.36, 1), (x - 0.28, y + 0.34), (x, y + 0.26), (x + 0.28, y + 0.34), (x + 0.36, 1)], cloth)
     for stripe in np.arange(y + 0.36, 1, 0.05):
-        canvas.line([(x - 0.3, stripe), (x + 0.3, stripe)], 0.012, tuple(value // 2 for value in cloth))  # type: ignore[arg-type]
+        canvas.line([(x - 0.3, stripe), (x + 0.3, stripe)], 0.012, _shade(cloth, 1 / 2))
     canvas.ellipse(x, y - 0.03, 0.215, 0.26, hair)
     canvas.line([(x, y + 0.1), (x, y + 0.3)], 0.14, skin)
     canvas.ellipse(x, y, 0.17, 0.22, skin)
@@ -170,7 +176,7 @@ def _human(canvas: _Canvas, generator: Generator) -> None:
         canvas.ellipse(x + side * 0.07, y - 0.02, 0.03, 0.017, (245, 245, 245))
         canvas.ellipse(x + side * 0.07, y - 0.02, 0.013, 0.015, (30, 25, 25))
         canvas.line([(x + side * 0.04, y - 0.07), (x + side * 0.11, y - 0.075)], 0.012, hair)
-    canvas.line([(x, y), (x - 0.015, y + 0.07), (x + 0.015, y + 0.075)], 0.008, tuple(int(v * 0.7) for v in skin))  # type: ignore[arg-type]
+    canvas.line([(x, y), (x - 0.015, y + 0.07), (x + 0.015, y + 0.075)], 0.008, _shade(skin, 0.7))
     canvas.line([(x - 0.06, y + 0.125), (x, y + 0.14), (x + 0.06, y + 0.125)], 0.014, (150, 60, 60))
 
 
@@ -196,19 +202,19 @@ def _still_life(canvas: _Canvas, generator: Generator) -> None:
     table = generator.uniform(0.5, 0.62)
     canvas.gradient(_colour(generator, 60, 160), _colour(generator, 40, 120), 0, table, rough=7)
     wood = (int(generator.integers(110, 170)), int(generator.integers(70, 110)), 55)
-    canvas.gradient(wood, tuple(int(value * 0.7) for value in wood), table, 1.0, rough=18)  # type: ignore[arg-type]
+    canvas.gradient(wood, _shade(wood, 0.7), table, 1.0, rough=18)
     for y in np.arange(table + 0.02, 1, 0.035):
-        canvas.line([(0, y), (1, y + generator.normal(0, 0.01))], 0.006, tuple(int(v * 0.6) for v in wood))  # type: ignore[arg-type]
+        canvas.line([(0, y), (1, y + generator.normal(0, 0.01))], 0.006, _shade(wood, 0.6))
     if generator.random() < 0.7:
         x, vase = generator.uniform(0.25, 0.75), _colour(generator, 70, 220)
         shape = [(0.08, 0.4), (0.05, 0.3), (0.11, 0.12), (0.12, 0.0), (0.06, -0.12)]
         outline = [(x + w, table - h) for w, h in shape] + [(x - w, table - h) for w, h in reversed(shape)]
         canvas.polygon(outline, vase)
-        canvas.line([(x - 0.06, table - 0.25), (x - 0.085, table)], 0.018, tuple(min(255, v + 60) for v in vase))  # type: ignore[arg-type]
+        canvas.line([(x - 0.06, table - 0.25), (x - 0.085, table)], 0.018, _shade(vase, 1, 60))
     for _ in range(int(generator.integers(3, 6))):
         radius = generator.uniform(0.07, 0.12)
         x, y = generator.uniform(0.12, 0.88), generator.uniform(table + 0.02, 0.86)
-        canvas.ellipse(x + 0.03, y + radius * 0.85, radius, radius * 0.3, tuple(value // 3 for value in wood))  # type: ignore[arg-type]
+        canvas.ellipse(x + 0.03, y + radius * 0.85, radius, radius * 0.3, _shade(wood, 1 / 3))
         canvas.ball(x, y, radius, _colour(generator, 60, 235))
         canvas.strokes(x, y, radius * 0.8, radius * 0.8, (200, 190, 160), 14, 0.008)
 
@@ -219,7 +225,10 @@ def _other(canvas: _Canvas, generator: Generator) -> None:
     for _ in range(int(generator.integers(6, 11))):
         x, y, radius = generator.random(), generator.random(), generator.uniform(0.05, 0.17)
         corners, turn = int(generator.integers(3, 7)), generator.uniform(0, 6)
-        points = [(x + radius * np.cos(turn + 2 * np.pi * k / corners), y + radius * np.sin(turn + 2 * np.pi * k / corners)) for k in range(corners)]
+        points = [
+            (x + radius * np.cos(turn + 2 * np.pi * k / corners), y + radius * np.sin(turn + 2 * np.pi * k / corners))
+            for k in range(corners)
+        ]
         canvas.polygon(points, _colour(generator, 60, 250))
         canvas.line([*points, points[0]], 0.012, _colour(generator, 0, 90))
     for _ in range(12):
