@@ -105,7 +105,9 @@ def from_histograms(
     level = np.linspace(0, 1, histograms.shape[1])
     mean = shares @ level
     spread = np.sqrt(np.maximum(shares @ level**2 - mean**2, 0))
-    counts = np.where(np.isclose(total, 1), 0, np.rint(total)).astype(np.int64)  # a sum of 1 is a normalised row
+    # A sum of 1 with fractions in it is a normalised row: how many voted is not known.
+    normalised = (histograms != np.rint(histograms)).any(axis=1)
+    counts = np.where(normalised, 0, np.rint(total)).astype(np.int64)
     labels = np.zeros(len(ids), dtype=np.int64) if category is None else category
     return Labels(tuple(ids), mean, spread, shares, labels, counts, tuple(categories))
 

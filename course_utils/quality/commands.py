@@ -30,6 +30,9 @@ def add_to(commands: Any) -> None:
     compare = iqa.add_parser("compare", help="parameters, MACs, time and memory of the backbones on this machine")
     compare.add_argument("--image_size", type=int, default=224, help="pixels, default: 224")
     compare.add_argument("--runs", type=int, default=20, help="timed passes, default: 20")
+    compare.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it in fresh processes"
+    )
     compare.add_argument("--backbone", choices=BACKBONES, action="append", help="this one only; may be repeated")
     compare.set_defaults(action=_compare)
 
@@ -79,7 +82,8 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError(f"image_size: {options.image_size} must be at least 32, runs: {options.runs} at least 1")
     from course_utils.quality import comparison
 
-    print(comparison.table(comparison.compare_models(options.backbone or BACKBONES, options.image_size, options.runs)))
+    backbones = options.backbone or BACKBONES
+    print(comparison.table(comparison.compare_models(backbones, options.image_size, options.runs, options.memory)))
     return 0
 
 

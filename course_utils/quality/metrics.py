@@ -123,6 +123,8 @@ def bootstrap_interval(
     for _ in range(samples):
         drawn = np.concatenate([rows[k] for k in generator.integers(0, len(rows), len(rows))])
         values.append(metric(x[drawn], y[drawn]))
+    if np.isnan(values).all():  # every prediction is the same
+        return Interval(metric(x, y), float("nan"), float("nan"))
     outside = (1 - confidence) / 2
     low, high = np.nanquantile(values, [outside, 1 - outside])
     return Interval(metric(x, y), float(low), float(high))
