@@ -214,6 +214,8 @@ def test_splits_of_a_data_set_do_not_overlap_and_can_be_limited(collection):
     official.write_text("105.jpg\n107\n")
     data = quality.AVADataset(*place, image_size=32, test_list=official).to_dataset()
     assert len(data.test) == 2
+    with pytest.raises(TypeError, match="AVADataset has no option test_file"):
+        quality.AVADataset(*place, test_file=official)
     with pytest.raises(DataNotFound, match="list of test images"):
         quality.AVADataset(*place, test_list=collection / "no.jpgl")
 

@@ -72,6 +72,8 @@ class AVADataset(RatedDataset):
     name = "ava"
 
     def read_labels(self, label_file: Path, **options: Any) -> Labels:
+        if set(options) - {"test_list"}:
+            raise TypeError(f"AVADataset has no option {', '.join(sorted(set(options) - {'test_list'}))}")
         return read_ava_labels(label_file)
 
     def _test_ids(self, test_list: str | Path | None = None, **options: Any) -> tuple[str, ...]:
