@@ -165,6 +165,7 @@ def test_options_win_over_the_file(tmp_path):
         ("epochs: 0", "epochs: 0 is too small; use at least 1"),
         ("epochs: true", "epochs: True is not a whole number"),
         ("lr: 1e-3", "lr: '1e-3' is not a number .YAML reads 1e-3 as text"),
+        ("strength: -1", "strength: -1 is negative"),
         ("lr: 0", "lr: 0 is not a learning rate"),
         (
             "backbone: vgg16",
@@ -201,7 +202,7 @@ def test_a_missing_config_file_says_how_to_get_one(tmp_path):
 def test_unknown_strategies_list_the_known_ones():
     with pytest.raises(quality.ConfigError, match="choose one of naive, l2, ewc, packnet, replay, joint"):
         quality.strategy("lwf")
-    assert IQAConfig(cl_strategy="ewc").penalty == 10 and IQAConfig(cl_strategy="l2", strength=3.0).penalty == 3
+    assert [method.strength for method in quality.strategy("ewc", 3.0)] == [3.0] and quality.strategy("naive") == []
 
 
 # ---- labels and the table --------------------------------------------------------------------------------------------

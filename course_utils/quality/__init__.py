@@ -3,7 +3,7 @@
     stream = quality.dataset_stream([datasets.load("eva"), datasets.load("ava")])
     model = quality.build_scorer("mobilenet_v3_small", score="cosine")
     recorder = quality.RecordPredictions()
-    learner = Learner(model, [methods.EWC(10), recorder], objective=quality.QualityObjective(), batch_size=32, epochs=10)
+    learner = Learner(model, [methods.EWC(1.0), recorder], objective=quality.QualityObjective(), batch_size=32, epochs=10)
     history = learner.fit(stream)                                   # history.accuracy holds SRCCs
     quality.quality_summary(history.accuracy, recorder.predictions)
 

@@ -42,7 +42,7 @@ class IQAConfig:
     score: str = _setting("cosine", "how a score is read off the embedding", SCORES)
     loss: str = _setting("mse+rank", "what is minimised", LOSSES)
     cl_strategy: str = _setting("naive", "the continual-learning method", STRATEGIES)
-    strength: float | None = _setting(None, "lambda of l2 and ewc; null is 1 for l2 and 10 for ewc")
+    strength: float = _setting(1.0, "lambda of l2 and ewc")
     memory: int = _setting(100, "images that replay stores, over all tasks")
     epochs: int = _setting(10, "passes over each task")
     batch_size: int = _setting(32, "images per step")
@@ -71,17 +71,14 @@ class IQAConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: {getattr(self, name)} is too small; use at least {least}")
+        if self.strength < 0:
+            raise ConfigError(f"strength: {self.strength} is negative; use 0 (no penalty) or more")
         if self.lr <= 0:
             raise ConfigError(f"lr: {self.lr} is not a learning rate; use a number above 0, such as 0.001")
         if (self.loss == "emd") != (self.score == "distribution"):
             raise ConfigError(
                 f"loss: {self.loss!r} with score: {self.score!r}; the loss 'emd' and the score 'distribution' go together"
             )
-
-    @property
-    def penalty(self) -> float:
-        """Strength of the penalty of l2 or ewc."""
-        return self.strength if self.strength is not None else {"ewc": 10.0}.get(self.cl_strategy, 1.0)
 
     def check_data(self) -> None:
         """Raises ConfigError unless there is something to train on: paths, in pairs, that exist, or the demo."""

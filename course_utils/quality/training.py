@@ -26,7 +26,7 @@ DEMO_SIZE = 64
 OWN = ("output_dir", "tracker", "checkpoint_every")  # settings that a resumed run may change
 
 
-def strategy(name: str, penalty: float = 1.0, memory: int = 100) -> list[Any]:
+def strategy(name: str, strength: float = 1.0, memory: int = 100) -> list[Any]:
     """The methods of a `cl_strategy`; "naive" is none at all. PackNet is told the task of every test image.
 
     Raises:
@@ -34,8 +34,8 @@ def strategy(name: str, penalty: float = 1.0, memory: int = 100) -> list[Any]:
     """
     made: dict[str, Callable[[], list[Any]]] = {
         "naive": lambda: [],
-        "l2": lambda: [methods.L2(penalty)],
-        "ewc": lambda: [methods.EWC(penalty, samples=200)],
+        "l2": lambda: [methods.L2(strength)],
+        "ewc": lambda: [methods.EWC(strength, samples=200)],
         "packnet": lambda: [methods.PackNet(prune=0.5, identity="given")],
         "replay": lambda: [methods.Replay(memory)],
         "joint": lambda: [methods.Joint()],
@@ -83,7 +83,7 @@ def build_learner(
     model = build_scorer(config.backbone, config.seed, score=config.score, weights=config.weights)
     return Learner(
         model,
-        [*strategy(config.cl_strategy, config.penalty, config.memory), RecordPredictions()],
+        [*strategy(config.cl_strategy, config.strength, config.memory), RecordPredictions()],
         lr=config.lr, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed,
         objective=QualityObjective(config.loss), augment=QualityAugment(), tracker=tracker, show_progress=show_progress,
     )  # fmt: skip
