@@ -51,7 +51,7 @@ class IQAConfig:
     limit: int | None = _setting(None, "at most this many images of each data set, or null")
     on_problem: str = _setting("skip", "unreadable images: leave them out with a warning, or refuse to train", PROBLEMS)
     seed: int = _setting(0, "of the weights, the batches and the augmentation")
-    output_dir: str = _setting("runs/iqa", "folder of checkpoint, results and logs")
+    output_dir: str = _setting("build/iqa", "folder of checkpoint, results and logs")
     tracker: str = _setting("tensorboard", "where numbers are logged", TRACKERS)
     checkpoint_every: int = _setting(100, "steps between two checkpoints")
 
