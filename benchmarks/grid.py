@@ -43,6 +43,7 @@ from course_utils.grid.network import Network, flatten, unflatten  # noqa: E402
 from course_utils.grid.training import Layout, Program, trainer  # noqa: E402
 
 BATCH, IMAGES, RATE = 32, 160, 0.01
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # PyTorch's rows run where jax's do
 # Multiplications of a forward pass of one image; a training step takes three times as many (the gradient of the weights
 # and of the inputs), but for the first layer, whose inputs need no gradient.
 FIRST = 14 * 14 * 9 * 16
@@ -133,13 +134,20 @@ def torch_network() -> nn.Module:
 
 def torch_inputs(repeats: int) -> tuple[torch.Tensor, torch.Tensor]:
     x, y, _ = jax_inputs(repeats)
-    return torch.tensor(x[:BATCH]).swapaxes(0, 1).contiguous(), torch.tensor(y[:BATCH]).T.long().contiguous()
+    images, labels = torch.tensor(x[:BATCH]).swapaxes(0, 1).contiguous(), torch.tensor(y[:BATCH]).T.long().contiguous()
+    return images.to(DEVICE), labels.to(DEVICE)
+
+
+def finished() -> None:
+    """A GPU works on after the call: its time ends when it has nothing left to do."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def torch_loop(repeats: int, steps: int) -> Callable[[], None]:
     """Eager PyTorch, one model after the other."""
     x, y = torch_inputs(repeats)
-    models = [torch_network() for _ in range(repeats)]
+    models = [torch_network().to(DEVICE) for _ in range(repeats)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=RATE) for model in models]
 
     def run() -> None:
@@ -149,6 +157,7 @@ def torch_loop(repeats: int, steps: int) -> Callable[[], None]:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+        finished()
 
     return run
 
@@ -156,9 +165,9 @@ def torch_loop(repeats: int, steps: int) -> Callable[[], None]:
 def torch_vmap(repeats: int, steps: int) -> Callable[[], None]:
     """torch.func: the gradient of a functional model, vmapped over stacked weights."""
     x, y = torch_inputs(repeats)
-    models = [torch_network() for _ in range(repeats)]
+    models = [torch_network().to(DEVICE) for _ in range(repeats)]
     params, _ = torch.func.stack_module_state(models)
-    skeleton = torch_network()
+    skeleton = torch_network().to(DEVICE)
 
     def loss(params: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         out = torch.func.functional_call(skeleton, params, (images[:, None].float() / 127.5 - 1,))
@@ -171,6 +180,7 @@ def torch_vmap(repeats: int, steps: int) -> Callable[[], None]:
         for _ in range(steps):
             found = gradient(current, x, y)
             current = {name: value - RATE * found[name] for name, value in current.items()}
+        finished()
 
     return run
 
@@ -207,7 +217,7 @@ def torch_rows(repeats: int, steps: int) -> Iterator[list[Row]]:
         here.send((way, threads))
         return here.recv()
 
-    counts = sorted({1, CORES})
+    counts = sorted({1, CORES}) if DEVICE == "cpu" else [1]
     yield [
         (f"PyTorch, {way}, threads: {threads}", functools.partial(ask, way, threads), steps, 0.0)
         for way in TORCH

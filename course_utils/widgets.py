@@ -30,6 +30,7 @@ class Control:
         default: the value of the static figure.
         options: the values to choose from, or empty for a continuous slider.
         low, high, step: of a continuous slider.
+        typed: a line of text that the reader writes; `default` is what it says at first.
     """
 
     default: Any
@@ -37,20 +38,30 @@ class Control:
     low: float = 0.0
     high: float = 0.0
     step: float = 0.0
+    typed: bool = False
 
     @property
     def extremes(self) -> tuple[Any, Any, Any]:
         """First (or lowest), default and last (or highest) value: what a test of the callback tries."""
+        if self.typed:
+            return self.default, self.default, self.default
         if self.options:
             return self.options[0], self.default, self.options[-1]
         return self.low, self.default, self.high
 
+    @property
+    def range(self) -> str:
+        """What can be set, in words."""
+        return "your own text" if self.typed else f"{self.extremes[0]} to {self.extremes[2]}"
+
     def widget(self, name: str) -> Any:
-        """The ipywidget for it: a slider for numbers, a drop-down list for words. All work from the keyboard."""
+        """The ipywidget for it: a slider for numbers, a drop-down list for words, a line for text. All work from the keyboard."""
         import ipywidgets
 
         label = name.replace("_", " ")
         settings = {"description": label, "value": self.default, "style": _WIDE, "continuous_update": False}
+        if self.typed:
+            return ipywidgets.Text(layout={"width": "95%"}, **settings)
         if not self.options:
             kind = ipywidgets.IntSlider if isinstance(self.step, int) else ipywidgets.FloatSlider
             return kind(min=self.low, max=self.high, step=self.step, **settings)
@@ -86,6 +97,17 @@ def choice(options: Sequence[Any], default: Any = None) -> Control:
     return Control(default, tuple(options))
 
 
+def text(default: str) -> Control:
+    """A line to type into; the figure follows when Enter is pressed.
+
+    Raises:
+        ValueError: the default is empty, so that there would be nothing to draw at first.
+    """
+    if not default.strip():
+        raise ValueError("text(''): give a default, which the static figure shows")
+    return Control(default, typed=True)
+
+
 @dataclass(frozen=True)
 class Exploration:
     """What `explore` returns.
@@ -109,7 +131,7 @@ def explore(callback: Callable[..., Figure], *, alt: str, **controls: Control) -
     Args:
         callback: takes the controls' values by name, returns a figure. It should read records, not train.
         alt: one sentence that says what the figure shows.
-        controls: name -> `slider(...)` or `choice(...)`.
+        controls: name -> `slider(...)`, `choice(...)` or `text(...)`.
     """
     values = {name: control.default for name, control in controls.items()}
     figure = callback(**values)  # before anything is shown: an error here is the author's, and stops the cell
@@ -121,9 +143,7 @@ def explore(callback: Callable[..., Figure], *, alt: str, **controls: Control) -
     content, metadata = plots.bundle(figure, alt)
     handle = display(content, metadata=metadata, raw=True, display_id=True)
     if static():
-        ranges = ", ".join(
-            f"{name.replace('_', ' ')} ({c.extremes[0]} to {c.extremes[2]})" for name, c in controls.items()
-        )
+        ranges = ", ".join(f"{name.replace('_', ' ')} ({control.range})" for name, control in controls.items())
         _note(f"A picture at the default values. Run this cell in JupyterLab or Colab to change: {ranges}.")
         return Exploration(callback, controls, values, {})
     import ipywidgets

@@ -298,10 +298,12 @@ def test_the_example_method_does_what_it_says(examples, tmp_path):
 def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "solutions").symlink_to(ROOT / "solutions")
     monkeypatch.chdir(tmp_path)
-    adapters, library, grading = (run_block(code, tmp_path) for code in python_blocks(README))
+    adapters, language, library, grading = (run_block(code, tmp_path) for code in python_blocks(README))
     out = capsys.readouterr().out
     assert library["history"].accuracy.shape == (5, 5) and "ACC" in out
     assert "ParameterCount(trainable=" in out and not adapters["lora"].adapted(adapters["learner"].model)
+    accuracy = language["paired"].history.accuracy
+    assert accuracy.shape == (5, 5) and accuracy[-1].mean() > 0.25  # chance is 10 %, the last task alone 20 %
     released = nbformat.read(grading["target"] / f"{grading['slug']}.ipynb", as_version=4)
     tags = [tag for cell in released.cells for tag in cell.metadata.get("tags", ())]
     assert "exercise" in tags and "instructor" not in tags

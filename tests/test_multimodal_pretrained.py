@@ -12,8 +12,9 @@ from core_helpers import digit_stream, same, weights
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from course_utils import lora, methods
+from course_utils import datasets, lora, methods
 from course_utils.learner import Learner
+from course_utils.lessons.experiments import lesson_05_web
 from course_utils.multimodal import Contrastive, PretrainedUnavailable, descriptions, pretrained, with_text, zero_shot
 
 open_clip = pytest.importorskip("open_clip")
@@ -208,3 +209,23 @@ def test_it_learns_a_stream_with_lora_replay_and_contrastive(folder):
         {k: v for k, v in state.items() if k.startswith(("image.", "text."))} for state in (weights(run.model), before)
     ]
     assert same(*towers) and towers[0]
+
+
+# ---------------------------------------------------------------- the lesson's optional section
+
+
+def test_the_lesson_compares_four_ways_to_use_a_pretrained_network(folder, capsys):
+    data = datasets.load("digits")
+    lesson_05_web.show(pretrained.load(folder=folder), data, limit=4, memory=10, epochs=1)
+    found = lesson_05_web.compare(pretrained.load(folder=folder), data, limit=4, memory=10, epochs=1)
+    assert list(found) == [
+        "zero-shot, names",
+        "zero-shot, our descriptions",
+        "linear probe, all classes at once",
+        "LoRA + replay, five tasks",
+    ]
+    assert all(0 <= value <= 100 for value in found.values())
+    printed = capsys.readouterr().out
+    assert "tiny" in printed and f"{found['zero-shot, names']:.1f}" in printed
+    # an untrained network knows nothing of digits; what a probe learns on its features is more than that
+    assert found["linear probe, all classes at once"] > found["zero-shot, names"]

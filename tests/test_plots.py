@@ -155,6 +155,7 @@ CONTROLS = {
     "temperature": widgets.slider(1, 8, default=2, step=0.5),
     "policy": widgets.choice(["reservoir", "class-balanced"]),
 }
+SENTENCE = widgets.text("a round sign")
 
 
 def test_explore_shows_the_default_figure_where_there_is_no_notebook(capsys):
@@ -166,6 +167,7 @@ def test_explore_shows_the_default_figure_where_there_is_no_notebook(capsys):
 def test_extremes_are_minimum_default_maximum():
     assert CONTROLS["memory"].extremes == (50, 200, 1000)
     assert CONTROLS["temperature"].extremes == (1, 2, 8)
+    assert SENTENCE.extremes == ("a round sign",) * 3 and SENTENCE.range == "your own text"
 
 
 def test_controls_become_widgets_of_the_right_kind():
@@ -173,6 +175,8 @@ def test_controls_become_widgets_of_the_right_kind():
     assert made == {"memory": "SelectionSlider", "temperature": "FloatSlider", "policy": "Dropdown"}
     assert type(widgets.slider(1, 8, 2).widget("tasks")).__name__ == "IntSlider"
     assert CONTROLS["temperature"].widget("temperature").value == 2
+    line = SENTENCE.widget("sentence")
+    assert type(line).__name__ == "Text" and line.value == "a round sign" and not line.continuous_update
 
 
 @pytest.mark.parametrize(
@@ -182,6 +186,7 @@ def test_controls_become_widgets_of_the_right_kind():
         (lambda: widgets.choice([]), "at least one option"),
         (lambda: widgets.choice([1, 2], default=3), "not one of"),
         (lambda: widgets.predict("?"), "either options"),
+        (lambda: widgets.text(" "), "give a default"),
     ],
 )
 def test_impossible_controls_are_refused(make, message):

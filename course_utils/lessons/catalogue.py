@@ -72,7 +72,14 @@ LESSONS: tuple[Lesson, ...] = (
         minutes=180,
         points=22,
     ),
-    Lesson("05_clip", "Images and language", "Does language help a vision model to remember?"),
+    Lesson(
+        "05_clip",
+        "Images and language",
+        "Does language help a vision model to remember?",
+        available=True,
+        minutes=180,
+        points=22,
+    ),
     Lesson("06_iqa", "Image quality", "What if the target is a score, not a class?"),
     Lesson("07_compression", "Compression", "How small and fast can it get before it forgets?"),
     Lesson(

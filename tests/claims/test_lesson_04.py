@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 @pytest.fixture(scope="module")
 def full():
     """Experiment -> Results of the recorded full run."""
-    return full_results("04_lora", lesson, "Fashion-MNIST", memory="Random images")
+    return full_results("04_lora", lesson, "Fashion-MNIST", memory="Random images", gpu_memory="Random images")
 
 
 @cache
@@ -194,3 +194,30 @@ def test_claim_h_a_mixed_batch_does_not_depend_on_the_number_of_tenants(full):
     assert many["times"]["a merged copy each"] > many["times"]["one mixed batch"]
     assert many["times"]["switch adapters"] > 5 * many["times"]["one mixed batch"]
     assert round(100 * few["kilobytes"]["one adapter"] / few["kilobytes"]["one network"]) == 6
+
+
+def test_claim_i_longer_training_and_another_network_turn_the_order(full):
+    short, long, resnet, resnet_long = (full[name] for name in ("stream", "long", "resnet", "resnet_long"))
+    assert (long.values("joint", "acc") - short.values("joint", "acc")).min() > 5
+    assert (short.values("LoRA + replay", "acc") - long.values("LoRA + replay", "acc")).min() > 5
+    assert 0 < short.mean("replay", "acc") - long.mean("replay", "acc") < 4
+    assert (long.values("replay", "acc") - long.values("LoRA + replay", "acc")).min() > 1
+    ahead = resnet.values("LoRA + replay", "acc") - resnet.values("replay", "acc")
+    assert ahead.min() > 0 and ahead.mean() > 1.5
+    assert resnet_long.mean("LoRA + replay", "acc") - resnet_long.mean("replay", "acc") > 2
+    for results in (short, long, resnet, resnet_long):
+        assert min(results.values(label, "told").min() for label in ("replay", "LoRA + replay")) > 94
+
+
+def test_claim_i_memory_on_a_gpu(full):
+    def share(network, batch):
+        peak = [
+            full["gpu_memory"].mean(f"{network}, batch of {batch}, {label}", "peak")
+            for label in ("rank 4", "all weights")
+        ]
+        return peak[0] / peak[1]
+
+    assert share("ResNet-18", 1) < 0.25 and 0.4 < share("ResNet-18", 64) < 0.55
+    assert 0.9 < share("ViT", 64) < 1 and 1 < share("ViT", 1024) < 1.1
+    assert share("ResNet-18", 1024) > 0.9
+    assert all("H100" in record["device"] for seeds in full["gpu_memory"].records.values() for record in seeds.values())

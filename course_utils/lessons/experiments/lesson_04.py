@@ -100,6 +100,19 @@ def run_stream(config: dict[str, Any], seed: int, using: Mapping[str, Any] | Non
     return learn(config, models.build(config["model"], load(config["data"]), seed=seed, **config["options"]), seed)
 
 
+def run_anywhere(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same on a GPU if there is one: for runs that take two cores hours. The record says on what."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = models.build(config["model"], load(config["data"]), seed=seed, **config["options"]).to(device)
+    return {**learn(config, model, seed), "device": device_name()}
+
+
+def device_name() -> str:
+    """What this process would train on, with PyTorch's version."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{name}, torch {torch.__version__}"
+
+
 def run_base(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
     """A stream learned from random weights, or from those of a base that was trained on other images before."""
     data = load(config["data"])
@@ -210,6 +223,19 @@ def run_memory(config: dict[str, Any], seed: int, using: Mapping[str, Any] | Non
     return {"data": drawn, "trainable": took.trainable, "total": took.total, **megabytes}
 
 
+def run_gpu_memory(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same on a GPU, where PyTorch counts what it has allocated; not measured where there is none."""
+    drawn = {"name": "random", "source": "random numbers", "title": "Random images"}
+    if not torch.cuda.is_available():
+        unknown = dict.fromkeys(("trainable", "gradient", "optimizer", "peak"), float("nan"))
+        return {"data": drawn, **unknown, "device": device_name()}
+    shape = tuple(config["image_shape"])
+    names = ("rank", "alpha", "batch_size", "options")
+    took = lora.training_memory(config["model"], shape, device="cuda", **{name: config[name] for name in names})
+    megabytes = {name: getattr(took, f"{name}_bytes") / 1e6 for name in ("gradient", "optimizer", "peak")}
+    return {"data": drawn, "trainable": took.trainable, **megabytes, "device": device_name()}
+
+
 def run_serving(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
     """One batch with images for several tenants, answered in four ways, in turn; times relative to the base alone."""
     data = load(config["data"])
@@ -310,6 +336,35 @@ def _compared(preset: str) -> dict[str, dict[str, Any]]:
     return {method: _config(preset, method) for method in COMPARED}
 
 
+LONG = {"limit": None, "epochs": 10}
+RESNET = {"model": "resnet18", "options": {"stem": "strided"}, "limit": 1000, "epochs": 3}
+# All convolutions but the first, whose kernel of 3 x 3 grey pixels has rank 9.
+RESNET_LAYERS = [f"layer{stage}.{block}.conv{place}" for stage in (1, 2, 3, 4) for block in (0, 1) for place in (1, 2)]
+RESNET_LAYERS += [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
+RESNET_ADAPTER = {"rank": dict.fromkeys(RESNET_LAYERS, 16), "alpha": 32.0}
+
+
+def _long(preset: str) -> dict[str, dict[str, Any]]:
+    """The same comparison with all images and ten epochs: in full hours on two cores, minutes on a GPU."""
+    changes = LONG if preset == "full" else {}
+    return {method: _config(preset, method) | changes for method in COMPARED}
+
+
+def _resnets(preset: str) -> dict[str, dict[str, Any]]:
+    """A ResNet-18 in the ViT's place; a few images in the other presets."""
+    size = RESNET if preset == "full" else {**RESNET, "limit": 4, "epochs": 1}
+    return {
+        method: _config(preset, method) | size | (RESNET_ADAPTER if "LoRA" in method else {})
+        for method in COMPARED
+        if method != "LoRA"
+    }
+
+
+def _long_resnets(preset: str) -> dict[str, dict[str, Any]]:
+    changes = LONG if preset == "full" else {}
+    return {method: config | changes for method, config in _resnets(preset).items()}
+
+
 BASES = {
     "smoke": {"glyphs": {"base": "glyphs", "base_epochs": 0.05, "base_lr": 3e-3}},
     "quick": {"glyphs": {"base": "glyphs", "base_epochs": 3, "base_lr": 3e-3}},
@@ -385,12 +440,14 @@ def _adaptations(preset: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+MEASURED = {"ViT": ("vit", {}), "ResNet-18": ("resnet18", {"stem": "strided"})}
+
+
 def _memories(preset: str) -> dict[str, dict[str, Any]]:
     """All weights and adapters, a usual batch and a single image; in full two networks."""
-    networks = {"ViT": ("vit", {}), "ResNet-18": ("resnet18", {"stem": "strided"})}
     found = {}
-    for name in networks if preset == "full" else ("ViT",):
-        model, options = networks[name]
+    for name in MEASURED if preset == "full" else ("ViT",):
+        model, options = MEASURED[name]
         for batch in (64,) if preset == "smoke" else (64, 1):
             for label, rank in (("all weights", None), ("rank 4", 4)):
                 found[f"{name}, batch of {batch}, {label}"] = {
@@ -398,6 +455,19 @@ def _memories(preset: str) -> dict[str, dict[str, Any]]:
                     "alpha": ADAPTER["alpha"], "patterns": None,
                 }  # fmt: skip
     return found
+
+
+def _gpu_memories(preset: str) -> dict[str, dict[str, Any]]:
+    """Recorded where a GPU was at hand; a notebook shows the record."""
+    return {
+        f"{name}, batch of {batch}, {label}": {
+            "model": model, "options": options | ({"patch_size": 7} if model == "vit" else {}), "image_shape": [1, 28, 28],
+            "batch_size": batch, "rank": rank, "alpha": ADAPTER["alpha"],
+        }
+        for name, (model, options) in MEASURED.items()
+        for batch in (1, 64, 1024)
+        for label, rank in (("all weights", None), ("rank 4", 4))
+    }  # fmt: skip
 
 
 def _servings(preset: str) -> dict[str, dict[str, Any]]:
@@ -435,6 +505,7 @@ def _code(*names: str) -> tuple[str, ...]:
 _LORA = ("lora.layer", "lora.model")
 _TRAINING = ("learner", "streams", "objectives", "models.head", "methods.joint", "methods.replay", "methods.buffers")
 _STREAM = _code(*_TRAINING, "models.vit", *_LORA, "lora.method")
+_RESNET = _code(*_TRAINING, "models.resnet", *_LORA, "lora.method")
 _ADAPT = _code("learner", "streams", "objectives", "models.head", "models.vit", *_LORA, "lora.ranks")
 _ONE = {"smoke": [0], "quick": [0], "full": [0]}
 
@@ -442,11 +513,15 @@ EXPERIMENTS = {
     entry.name: entry
     for entry in (
         Experiment("stream", run_stream, _compared, title="Five tasks, a ViT", code=_STREAM),
+        Experiment("long", run_anywhere, _long, title="All images, ten epochs, a ViT", code=_STREAM),
+        Experiment("resnet", run_anywhere, _resnets, title="Five tasks, a ResNet-18", code=_RESNET),
+        Experiment("resnet_long", run_anywhere, _long_resnets, seeds=_ONE, title="All images, ten epochs, a ResNet-18", code=_RESNET),
         Experiment("bases", run_base, _bases, title="What the adapters stand on", code=(*_STREAM, *_code("lora.pretraining"))),
         Experiment("scarce", run_base, _scarce, title="The same with few images", code=(*_STREAM, *_code("lora.pretraining"))),
         Experiment("kinds", run_base, _kinds, title="One adapter or many", code=(*_STREAM, *_code("lora.pretraining"))),
         Experiment("adapt", run_adapt, _adaptations, title="One new task, in many ways", code=_ADAPT),
         Experiment("memory", run_memory, _memories, seeds=_ONE, title="Memory in training", code=(*_code("lora.memory", "models.vit", "models.resnet"), *_code(*_LORA))),
+        Experiment("gpu_memory", run_gpu_memory, _gpu_memories, seeds=_ONE, title="Memory in training, on a GPU", code=(*_code("lora.memory", "models.vit", "models.resnet"), *_code(*_LORA))),
         Experiment("serving", run_serving, _servings, seeds=_ONE, title="Many tenants", code=(*_code("lora.serving", "models.vit"), *_code(*_LORA))),
         Experiment("choice", run_choice, _choices, seeds=_ONE, title="The choice of learning rate and rank", code=_STREAM),
     )

@@ -206,6 +206,33 @@ def draw_starts(stream: Results, bases: Results) -> Figure:
     )  # fmt: skip
 
 
+RUNS = {
+    "stream": "ViT, short", "long": "ViT, long", "resnet": "ResNet-18, short", "resnet_long": "ResNet-18, long",
+}  # fmt: skip
+
+
+def show_longer(runs: Mapping[str, Results]) -> None:
+    """Network and length of training down, methods across: class-incremental ACC and, in brackets, with the task told."""
+    methods = runs["stream"].labels
+    rows = []
+    for name, results in runs.items():
+        row = [RUNS[name]]
+        for method in methods:
+            known = method in results.labels
+            row.append(f"{_cell(results, method, 'acc')} ({_cell(results, method, 'told')})" if known else "-")
+        rows.append(row)
+    counts = "; ".join(
+        f"{RUNS[name]}: {len(results.values(results.labels[0], 'acc'))}" for name, results in runs.items()
+    )
+    caption = "Class-incremental ACC in per cent, in brackets with the task told; mean ± s.d. over seeds. Seeds: "
+    whose = "Recorded full runs" if all(results.preset == "full" for results in runs.values()) else "Your runs"
+    display.table(["", *methods], rows, f"{caption}{counts}. {whose} on {runs['stream'].data_title}.")
+
+
+def _cell(results: Results, label: str, key: str) -> str:
+    return _mean_or_dash(results.values(label, key))
+
+
 def draw_memory(results: Results) -> Figure:
     """Peak memory of training, by what it holds: weights, gradients, optimizer state, and the rest, activations most of it."""
     figure, axes = one_axes(7.4, 0.8 + 0.42 * len(results.labels))
