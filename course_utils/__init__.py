@@ -31,6 +31,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "metrics": ("metrics", None),
     "multimodal": ("multimodal", None),
     "objectives": ("objectives", None),
+    "quality": ("quality", None),
     "tracking": ("tracking", None),
     "plots": ("plots", None),
     "widgets": ("widgets", None),

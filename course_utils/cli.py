@@ -1,4 +1,4 @@
-"""The `course` command: run, build, check, data, grid, bench. Each subcommand imports what it needs when it is called."""
+"""The `course` command: run, build, check, data, grid, iqa, bench. Each subcommand imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from course_utils.grid import commands as grid
+from course_utils.quality import commands as quality
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_parser("list", help="names of the data sets").set_defaults(action=_data_list)
 
     grid.add_to(commands)
+    quality.add_to(commands)
 
     bench = commands.add_parser("bench", help="measure the Learner against a bare loop and Avalanche")
     bench.set_defaults(action=_bench)

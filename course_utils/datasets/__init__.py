@@ -36,12 +36,22 @@ __all__ = [
 
 SOURCES = ("auto", "local", "download", "standin")
 PUBLISHED = ("fashion_mnist", "gtsrb", "tiny_imagenet_gray")  # have a publisher to download from, through torchvision
-DRAWN = ("glyphs", "signs")  # by the course
+DRAWN = ("glyphs", "photos", "signs")  # by the course
 MADE = {"imagenet_28_gray": "python data/prepare_imagenet.py"}  # on the user's machine, by this command
+BY_HAND = ("ava", "eva")  # put in place by the user: no publisher's download, or one that asks for many steps
 # Real data set -> procedural stand-in.
-STANDINS = {"gtsrb": "signs", "imagenet_28_gray": "glyphs", "tiny_imagenet_gray": "glyphs"}
+STANDINS = {
+    "ava": "photos",
+    "eva": "photos",
+    "gtsrb": "signs",
+    "imagenet_28_gray": "glyphs",
+    "tiny_imagenet_gray": "glyphs",
+}
 MODULES = {"imagenet_28_gray": "imagenet28", "tiny_imagenet_gray": "tiny_imagenet"}  # where it is not the name
-NAMES = ("digits", "fashion_mnist", "glyphs", "gtsrb", "imagenet_28_gray", "signs", "tiny_imagenet_gray")
+NAMES = (
+    "ava", "digits", "eva", "fashion_mnist", "glyphs", "gtsrb", "imagenet_28_gray", "photos", "signs",
+    "tiny_imagenet_gray",
+)  # fmt: skip
 TIMEOUT = 30.0  # seconds without an answer after which a download counts as failed
 
 
@@ -120,7 +130,7 @@ def _download(name: str) -> Dataset:
     root = module.found_download()
     if root is not None:
         return module.load(root, "download")
-    if offline() and name not in MADE:
+    if offline() and name not in (*MADE, *BY_HAND):
         raise DataNotFound(
             f"COURSE_OFFLINE forbids the download of {name}; unset it, "
             f"or put the files where COURSE_DATA points (layout: data/{name}.md)"
@@ -159,7 +169,7 @@ def _standin(name: str) -> Dataset:
     if name not in (*DRAWN, *STANDINS):
         raise DataNotFound(f"{name} has no stand-in; {_how_to_get(name)}")
     drawing = importlib.import_module(f"course_utils.datasets.standins.{STANDINS.get(name, name)}")
-    return drawing.load(name)
+    return drawing.load(name)  # it draws the part that it is to play
 
 
 def _how_to_get(name: str) -> str:
@@ -167,6 +177,8 @@ def _how_to_get(name: str) -> str:
         return "load it with source='auto', it ships with scikit-learn"
     if name in MADE:
         return f"run `{MADE[name]}` in the course's folder (card: data/{name}.md)"
+    if name in BY_HAND:
+        return _module(name).LAYOUT
     advice = f"run `course data get {name}` on a machine with network"
     return advice if name in STANDINS else f"{advice}, or use the data set 'digits', which is always there"
 

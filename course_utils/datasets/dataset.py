@@ -8,11 +8,14 @@ import numpy as np
 
 # How a data set is called in plot titles and banners: (the real one, its procedural stand-in).
 TITLES = {
+    "ava": ("AVA", "AVA stand-in (procedural)"),
     "digits": ("Digits", "Digits stand-in (procedural)"),
+    "eva": ("EVA", "EVA stand-in (procedural)"),
     "fashion_mnist": ("Fashion-MNIST", "Fashion-MNIST stand-in (procedural)"),
     "glyphs": ("Glyphs", "Glyphs (procedural stand-in)"),
     "gtsrb": ("GTSRB", "GTSRB stand-in (procedural)"),
     "imagenet_28_gray": ("ImageNet 28x28 grey", "ImageNet 28x28 grey stand-in (procedural)"),
+    "photos": ("Photographs", "Photographs (procedural stand-in)"),
     "signs": ("Traffic signs", "Traffic signs (procedural stand-in)"),
     "tiny_imagenet_gray": ("Tiny-ImageNet 28x28 grey", "Tiny-ImageNet 28x28 grey stand-in (procedural)"),
 }

@@ -78,10 +78,12 @@ def _contact_sheets(name: str) -> str:
     try:
         sets.append(datasets.load(name, "local"))
     except datasets.DataNotFound:
-        missing = (
-            f"<p><strong>The real images are not on this machine.</strong> <code>course data get {name}</code> "
-            f"fetches them and writes this page again.</p>"
+        cure = (
+            f"Put them in place as shown above; <code>course data card {name}</code> writes this page again."
+            if name in datasets.BY_HAND
+            else f"<code>course data get {name}</code> fetches them and writes this page again."
         )
+        missing = f"<p><strong>The real images are not on this machine.</strong> {cure}</p>"
     if name in datasets.STANDINS:
         sets.append(datasets.load(name, "standin"))
     section = f"<h2>Contact sheet</h2>\n{missing}\n"
