@@ -277,7 +277,9 @@ def show_cost(cost: Results, stream: Results, backbones: Results) -> None:
     header = ["", "parameters", "MACs", "time (ms)", "95th percentile (ms)", "memory (MB)"]
     header += ["SRCC task 1\nafter task 1", "SRCC task 1\nafter task 2", "SRCC task 2\nafter task 2"]
     whose = "Recorded full run" if recorded else "Your run"
-    display.table(header, rows, f"{whose}; one image of 64 x 64, one thread of a CPU, taken in turns. SRCC: naive, seed 0.")
+    display.table(
+        header, rows, f"{whose}; one image of 64 x 64, one thread of a CPU, taken in turns. SRCC: naive, seed 0."
+    )
 
 
 def show_data(*parts: Any) -> None:
