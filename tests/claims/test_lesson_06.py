@@ -86,3 +86,69 @@ def test_augmentation_that_lies_changes_contrast_or_sharpness_and_is_reproducibl
     first, again = (lesson.falsify(x, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, again) and first.shape == x.shape
     assert (first.std(dim=(1, 2, 3)) < x.std(dim=(1, 2, 3)) + 1e-3).all()
+
+
+def final(results, label, task):
+    """SRCC on a task after the last one, one number a seed."""
+    return results.accuracy(label)[:, -1, task]
+
+
+def test_claim_a_mse_alone_is_enough_here(full):
+    losses = full["losses"]
+    mse = losses.values("mse", "mean_srcc")
+    means = {label: losses.mean(label, "mean_srcc") for label in losses.labels}
+    assert 0.765 < min(means.values()) and max(means.values()) < 0.795 and len(means) == 5
+    assert max(means.values()) - min(means.values()) < 0.03
+    for label in losses.labels:
+        assert np.ptp(losses.values(label, "mean_srcc")) > 0.07
+        if label != "mse":
+            assert (losses.values(label, "mean_srcc") < mse).sum() == 2
+    error = {label: losses.mean(label, lambda record: record["error"][0]) for label in ("mse", "plcc")}
+    assert error["plcc"] > error["mse"] + 0.01
+
+
+def test_claim_b_augmentation_that_lies_costs_more_than_the_honest_one_gives(full):
+    none, honest, lying = (full["augment"].values(label, "mean_srcc") for label in lesson.AUGMENTATIONS)
+    assert (honest - none).min() > 0.08 and (none - lying).min() > 0.15
+
+
+def test_claim_c_a_score_is_forgotten_and_replay_keeps_it(full):
+    stream = full["stream"]
+    mean = {label: stream.values(label, "mean_srcc") for label in stream.labels}
+    learned = stream.accuracy("naive")[:, 0, 0]
+    assert (learned - final(stream, "naive", 0)).min() > 0.3 and final(stream, "naive", 0).min() > 0.36
+    assert round(learned.mean(), 2) == 0.79 and round(final(stream, "naive", 0).mean(), 2) == 0.44
+    assert final(stream, "L2", 0).min() > 0.6
+    assert (stream.accuracy("L2")[:, 0, 1] - final(stream, "L2", 1)).min() > 0.07
+    assert (mean["naive"] - mean["L2"]).min() > 0.02
+    assert abs(mean["EWC"] - mean["naive"]).max() < 0.05 and (mean["EWC"] > mean["naive"]).sum() == 2
+    packnet = stream.accuracy("PackNet (task told)")
+    assert (packnet[:, 0, 0] == packnet[:, 1, 0]).all()
+    assert (final(stream, "naive", 1) - packnet[:, 1, 1]).min() > 0.03
+    for label in stream.labels:
+        if label != "replay":
+            assert (mean["replay"] - mean[label]).min() > 0.04, label
+    assert (final(stream, "replay", 0) - learned).min() > 0.02
+
+
+def test_stability_is_not_a_virtue_by_itself(full):
+    stream = full["stream"]
+    stable = {label: stream.mean(label, "stability_index") for label in ("naive", "replay", "PackNet (task told)")}
+    assert round(stable["naive"], 2) == 0.44 and round((1 + stable["naive"]) / 2, 2) == 0.72
+    assert round(stable["replay"], 2) == 0.82 and stable["PackNet (task told)"] > 0.999
+    assert round(final(stream, "replay", 0).mean(), 2) == 0.83
+
+
+def test_claim_d_naive_training_forgets_noise_and_not_blur(full):
+    def falls(label, distortion):
+        """Score of clean pictures less score at level 1: `(seeds, tasks)`."""
+        scores = full["stream"].values(label, "graded")[:, :, lesson.DISTORTIONS.index(distortion)]
+        return scores[:, :, 0] - scores[:, :, -1]
+
+    noise = falls("naive", "noise")
+    assert noise[:, 0].min() > 0.4 and noise[:, 1].max() < 0.1
+    for name in ("blur", "contrast"):
+        assert falls("naive", name)[:, 1].min() > 0.3
+    for name in ("jpeg", "blocking"):
+        assert falls("naive", name)[:, 0].max() < 0.2 and falls("naive", name)[:, 1].min() > 0.3
+    assert falls("replay", "noise")[:, 1].min() > 0.5

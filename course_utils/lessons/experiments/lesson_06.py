@@ -240,7 +240,8 @@ def _stream(preset: str) -> dict[str, dict[str, Any]]:
 
 
 def _choice(preset: str) -> dict[str, dict[str, Any]]:
-    return {
+    """The candidates; naive training is strength 0 of both."""
+    return {"naive": _config(preset)} | {
         f"{name} {strength:g}": _config(preset, method=name.lower(), strength=strength)
         for name, strengths in CANDIDATES.items()
         for strength in strengths

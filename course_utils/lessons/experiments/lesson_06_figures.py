@@ -58,7 +58,7 @@ def draw_sphere(results: Results, score: np.ndarray) -> Figure:
     left.set(aspect="equal", xlabel="cosine with the positive vector", ylabel="largest direction beside it")
     left.set_title("Seen in two of 64 dimensions")
     points = right.scatter(length, (1 + cosine) / 2, c=score, cmap="cividis", s=14, vmin=0, vmax=1)
-    right.set(xlabel="length before it is brought to 1", ylabel="score", title="What the length would have said")
+    right.set(xscale="log", xlabel="length before it is brought to 1", ylabel="score", title="What the length would have said")
     figure.colorbar(points, ax=right, label="mean vote")
     figure.suptitle(results.data_title, fontsize=9)
     return figure
@@ -76,7 +76,7 @@ def draw_forgetting(results: Results) -> Figure:
             style = {"naive": ":", "joint": "--"}.get(label, "-")
             colour = {"naive": GREY, "joint": "black"}.get(label, PALETTE[place % len(PALETTE)])
             x = np.arange(1, last + 2) + 0.03 * (place - 2.5)
-            note = {"naive": " (floor)", "joint": " (ceiling)"}.get(label, "")
+            note = {"naive": " (floor)", "joint": " (meant as ceiling)"}.get(label, "")
             axes.plot(x, runs.mean(axis=0), style, color=colour, marker="o", label=label + note)
             axes.plot(np.repeat(x[None], len(runs), axis=0).ravel(), runs.ravel(), ".", color=colour, alpha=0.5)
         axes.axhline(0, color="black", linewidth=0.8)
@@ -242,7 +242,7 @@ def draw_categories(results: Results) -> Figure:
     looks: Mapping[str, Any] = {
         "naive": {"color": GREY, "linestyle": ":", "label": "naive (floor)"},
         "replay": {"color": PALETTE[4], "linestyle": "-", "label": "replay"},
-        "joint": {"color": "black", "linestyle": "--", "label": "joint (ceiling)"},
+        "joint": {"color": "black", "linestyle": "--", "label": "joint (meant as ceiling)"},
     }
     for label in results.labels:
         runs = np.array([quality.mean_srcc(matrix) for matrix in results.accuracy(label)])
