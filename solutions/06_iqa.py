@@ -352,6 +352,7 @@ figures.show_stream(stream)
 # **Claim C.** Full run, three seeds. A score is forgotten like a class: naive training loses at least 0.3 of its SRCC on task 1 with every seed, 0.79 to 0.44 in the mean, though nobody changed what "good" means. It is not *all* lost: 0.36 or more is left.
 # L2 keeps 0.6 or more on task 1 and pays on task 2: its SRCC there is lower *after* task 2 than before, by at least 0.07, and its mean is below that of naive training with every seed. EWC, at the smallest strength that was tried, is within
 # 0.05 of naive, ahead with two seeds and behind with one. PackNet forgets nothing, to the last digit, because it is told the task; it learns task 2 less well than naive.
+# Both strengths beat naive training where they were chosen, on 120 validation pictures of each task with seed 0: 0.60 for L2, 0.59 for EWC, 0.55 for none. On test pictures the same seed has 0.54, 0.66 and 0.63. So few pictures cannot decide so small a difference.
 # Replay of 100 pictures is the best with every seed, by at least 0.04, and its SRCC on task 1 is *higher* than right after task 1, by at least 0.02.
 #
 # Joint training should be the ceiling, and is not: replay is above it with every seed. Both make five passes over their pictures; joint starts anew for each task, and five passes from random weights are few. A ceiling is only one if
@@ -460,7 +461,10 @@ plots.show(
 categories.table({"mean SRCC": "mean_srcc", "forgetting": "forgetting", "stability": "stability_index"}, digits=2)
 
 # %% [markdown] tags=["claim"]
-# CLAIM_E
+# **Claim E.** Full run, one seed (time was short), three methods. Naive training forgets less than 0.05 here, where it forgot 0.32 between the two data sets with the same seed. New contents did not make it forget; new *distortions* did.
+# "Domain" is not what a picture shows, but what the task asks of it.
+#
+# Look at stability: 0.24, far below what was measured between the data sets, 0.52. The scores changed, because 19 steps on the first category had taught little, and later ones taught more. A low stability was no harm. Replay ends above joint training here, too.
 
 # %% [markdown]
 # ## 9 · Other backbones
@@ -471,7 +475,9 @@ backbones, cost = course.experiment("backbones"), course.experiment("cost")
 figures.show_cost(cost, stream, backbones)
 
 # %% [markdown] tags=["claim"]
-# CLAIM_F
+# **Claim F.** ResNet-18 multiplies 30 times as much as MobileNetV3-Small, and takes 2.3 times as long: for one small picture a network's many layers cost more than their arithmetic. Measure on the device that you mean, with the size that you mean.
+#
+# With one seed only, so not a claim: all three forget task 1, ResNet-18 most.
 
 # %% [markdown]
 # ## 10 · Your own photographs
@@ -571,7 +577,14 @@ course.score()
 # - **Disagreement.** The spread of votes is used by one loss and predicted by one; that people differ systematically is not touched.
 #
 # ## Summary
-# SUMMARY
+# - A scorer is judged by rank (SRCC), by line (PLCC) and by error. They see different things.
+# - A score can be read off a direction on a sphere. Lengths play no part.
+# - On one data set with many votes, MSE alone orders pictures as well as losses that ask for the order. A loss of histograms needs the cumulative sum.
+# - Augmentation must not touch what the label is about. Contrast and size cost more than mirroring and shifting gave.
+# - A score is forgotten like a class. Replay of 100 pictures kept it; holding weights cost as much as it gave.
+# - Stability without the first term; and being stable is not being right.
+# - Ask pictures that you spoilt yourself: only noise was forgotten.
+# - The name of a picture decides on which side of a split it is.
 #
 # ## Further reading
 # - C. Kang, G. Valenzise, F. Dufaux, *EVA: an explainable visual aesthetics dataset*, 2020.

@@ -15,7 +15,6 @@ from helpers import ROOT, full_results
 from course_utils import quality
 from course_utils.lessons import experiment
 from course_utils.lessons.experiments import lesson_06 as lesson
-from course_utils.lessons.experiments import lesson_06_figures as figures
 
 EVA, BOTH = "EVA stand-in (procedural)", "EVA stand-in (procedural) then AVA stand-in (procedural)"
 
@@ -45,9 +44,13 @@ def test_every_record_says_stand_in():
 
 def test_the_strengths_are_the_best_of_their_candidates_on_validation_images(full):
     choice = full["choice"]
+    naive = choice.mean("naive", "mean_srcc")
     for name, strengths in lesson.CANDIDATES.items():
         found = {strength: choice.mean(f"{name} {strength:g}", "mean_srcc") for strength in strengths}
         assert max(found, key=found.get) == lesson.CHOSEN[name]
+        assert max(found.values()) > naive + 0.03
+    test = {label: full["stream"].values(label, "mean_srcc")[0] for label in ("naive", "L2", "EWC")}
+    assert test["L2"] < test["naive"] - 0.05 and test["EWC"] > test["naive"]  # claim C: too few to decide
     assert lesson.CHOSEN["EWC"] == min(lesson.CANDIDATES["EWC"])  # the prose says that it is the smallest
 
 
@@ -152,3 +155,32 @@ def test_claim_d_naive_training_forgets_noise_and_not_blur(full):
     for name in ("jpeg", "blocking"):
         assert falls("naive", name)[:, 0].max() < 0.2 and falls("naive", name)[:, 1].min() > 0.3
     assert falls("replay", "noise")[:, 1].min() > 0.5
+
+
+def test_claim_e_new_contents_are_hardly_forgotten_with_the_one_seed_that_was_run(full):
+    categories, stream = full["categories"], full["stream"]
+    (forgotten,) = categories.values("naive", "forgetting")
+    assert forgotten < 0.05 and stream.values("naive", "forgetting")[0] > 0.3
+    assert categories.mean("naive", "stability_index") < stream.values("naive", "stability_index")[0] - 0.2
+    assert categories.mean("replay", "mean_srcc") > categories.mean("joint", "mean_srcc") + 0.03
+
+
+def test_claim_f_the_clock_is_kinder_than_the_multiplications(full):
+    rows = full["cost"].records["three backbones"][0]["rows"]
+    big, small = rows["resnet18"], rows["mobilenet_v3_small"]
+    assert round(big["macs"] / small["macs"]) == 30
+    assert 1.7 < big["milliseconds"] / small["milliseconds"] < 3
+    drops = {name: record[0]["accuracy"] for name, record in full["backbones"].records.items()}
+    lost = {name: matrix[0][0] - matrix[1][0] for name, matrix in drops.items()}
+    lost["mobilenet_v3_small"] = -np.diff(full["stream"].accuracy("naive")[0, :, 0])[0]
+    assert min(lost.values()) > 0.1 and max(lost, key=lost.get) == "resnet18"
+
+
+def test_claims_c_and_d_in_the_quick_preset():
+    """One seed: naive training loses on task 1 what replay keeps."""
+    configs = lesson.EXPERIMENTS["stream"].configurations("quick")
+    naive, replay = (
+        experiment.run_one(lesson.EXPERIMENTS["stream"], configs[label], 0) for label in ("naive", "replay")
+    )
+    assert naive["accuracy"][1][0] < naive["accuracy"][0][0] - 0.1
+    assert replay["accuracy"][1][0] > naive["accuracy"][1][0] + 0.2 and replay["mean_srcc"] > naive["mean_srcc"] + 0.1

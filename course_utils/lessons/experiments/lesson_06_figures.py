@@ -58,7 +58,9 @@ def draw_sphere(results: Results, score: np.ndarray) -> Figure:
     left.set(aspect="equal", xlabel="cosine with the positive vector", ylabel="largest direction beside it")
     left.set_title("Seen in two of 64 dimensions")
     points = right.scatter(length, (1 + cosine) / 2, c=score, cmap="cividis", s=14, vmin=0, vmax=1)
-    right.set(xscale="log", xlabel="length before it is brought to 1", ylabel="score", title="What the length would have said")
+    right.set(
+        xscale="log", xlabel="length before it is brought to 1", ylabel="score", title="What the length would have said"
+    )
     figure.colorbar(points, ax=right, label="mean vote")
     figure.suptitle(results.data_title, fontsize=9)
     return figure
