@@ -105,7 +105,7 @@ eva, ava = (lesson.load(name, vars(course.settings)) for name in ("eva", "ava"))
 figures.show_data(eva, ava)
 plots.show(
     figures.draw_graded(course.settings.size),
-    alt="A grid of one drawn scene: five rows of distortions, six columns of falling quality from 1.00 to 0.10.",
+    alt="A grid of one drawn scene: five rows of distortions, four columns of falling quality from 1.00 to 0.10.",
 )
 
 # %%
@@ -414,13 +414,13 @@ for label in ("naive", "replay"):
 pictures = lesson.load("eva", lesson.PRESETS[course.preset])
 picker = widgets.explore(
     lambda show, method: figures.draw_picks(stream, pictures, show, method),
-    alt="Eight test pictures of task 1, each with its true quality and its scores after task 1 and after task 2.",
+    alt="Five test pictures of task 1, each with its true quality and its scores after task 1 and after task 2.",
     show=widgets.choice(figures.WISHES, default="rose most"),
     method=widgets.choice(["naive", "replay"]),
 )
 
 # %% [markdown]
-# Eight pictures are an impression. To *test* it, spoil twelve scenes in one way at a time, and ask the scorer after each task. The black line is the truth: a good scorer falls along it, for every distortion.
+# Five pictures are an impression. To *test* it, spoil twelve scenes in one way at a time, and ask the scorer after each task. The black line is the truth: a good scorer falls along it, for every distortion.
 
 # %%
 plots.show(
@@ -439,7 +439,7 @@ plots.show(
 size = lesson.PRESETS[course.preset]["size"]
 levels = widgets.explore(
     lambda distortion, scene, method: figures.draw_levels(stream, size, distortion, scene, method),
-    alt="One scene at six levels of a distortion, and below it the scores after task 1 and after task 2 with the true quality.",
+    alt="One scene at five levels of a distortion, and below it the scores after task 1 and after task 2 with the true quality.",
     distortion=widgets.choice(lesson.DISTORTIONS, default="noise"),
     scene=widgets.slider(0, 5, default=2),
     method=widgets.choice(["naive", "replay"]),
@@ -550,7 +550,9 @@ print(f"held out: {share:.0%} of 1,000 names;", "versions together:", held_out([
 # fits the numbers. A choice made on test images gets none.*
 
 # %% [markdown] tags=["answer"]
-# ANSWER_D
+# Three ideas on validation images of seeds 10, 11, 12. *Fewer pictures are enough:* replay of 30 alone, 0.461 (0.34, 0.43, 0.61). *Replay, and hold what mattered:* 30 and EWC of 0.1, 0.476 (0.25, 0.50, 0.68). *Replay, and hold
+# everything a little:* 30 and L2 of 0.1, 0.495 (0.41, 0.52, 0.55). I chose the last, also because its worst seed is the best of the three. On test images of seeds 0, 1, 2 it has 0.633 (0.55, 0.70, 0.65), replay of 100 has 0.642 (0.58, 0.70, 0.65): the goal is
+# **missed**, by 0.01. That is far less than the seeds differ (0.15), so "about as good" is what the numbers carry. The choice was as weak: 0.03 between the ideas, 0.2 and more between seeds, on 60 validation images a task.
 
 
 # %%

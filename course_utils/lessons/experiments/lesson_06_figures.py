@@ -17,26 +17,31 @@ from course_utils.lessons.results import Results
 from course_utils.plots.style import GREY, PALETTE, one_axes, use_style
 
 STANDIN = "drawn photographs, a stand-in"
+SHADES = 12  # of each colour in a shown picture: noise in full depth would make the notebooks twice as large
 WISHES = ("liked most after task 1", "liked most after task 2", "rose most", "fell most")
 
 
 def _picture(axes: Any, x: np.ndarray, title: str = "", size: float = 8) -> None:
-    axes.imshow(np.moveaxis(x, 0, 2), interpolation="nearest")
+    x = np.moveaxis(x, 0, 2)
+    x = x / 255 if x.dtype == np.uint8 else x
+    axes.imshow(np.round(SHADES * x) / SHADES, interpolation="nearest")
     axes.set_title(title, fontsize=size)
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
 
 
 def draw_graded(size: int = 64, scene: int = 2) -> Figure:
-    """One scene, spoilt in five ways at six levels; the true quality stands above."""
+    """One scene, spoilt in five ways at four levels; the true quality stands above."""
     use_style()
-    figure = Figure(figsize=(7.6, 6.6), layout="constrained")
-    grid = figure.subplots(len(lesson.DISTORTIONS), len(lesson.LEVELS))
+    figure = Figure(figsize=(3.8, 4.7), layout="constrained")
+    shown = (0, 1, 3, 5)  # of the levels; all six would make a large notebook
+    grid = figure.subplots(len(lesson.DISTORTIONS), len(shown))
     for i, name in enumerate(lesson.DISTORTIONS):
-        for k, true in enumerate(lesson.true_quality()):
-            _picture(grid[i, k], lesson.graded(size)[i, k, scene], f"{true:.2f}" if i == 0 else "", 10)
+        for axes, k in zip(grid[i], shown, strict=True):
+            title = f"{lesson.true_quality()[k]:.2f}" if i == 0 else ""
+            _picture(axes, lesson.graded(size)[i, k, scene], title, 10)
         grid[i, 0].set_ylabel(name)
-    figure.suptitle(f"True quality, and what is left of a picture ({STANDIN})")
+    figure.suptitle(f"True quality\n({STANDIN})", fontsize=10)
     return figure
 
 
@@ -48,7 +53,7 @@ def draw_sphere(results: Results, score: np.ndarray) -> Figure:
     """
     cosine, beside, length = np.array(results.records["naive"][0]["sphere"])[0].T
     use_style()
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.4, 3.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     angle = np.linspace(0, 2 * np.pi, 200)
     left.plot(np.cos(angle), np.sin(angle), color=GREY, linewidth=0.8)
@@ -123,7 +128,7 @@ def show_intervals(results: Results) -> None:
 def draw_curves(results: Results, labels: tuple[str, ...] = ("naive", "replay")) -> Figure:
     """What scorers say of graded pictures after each task, one panel a distortion, with the true quality."""
     use_style()
-    figure = Figure(figsize=(9.6, 2.6 * len(labels) + 0.4), layout="constrained")
+    figure = Figure(figsize=(8.6, 2.2 * len(labels) + 0.4), layout="constrained")
     grid = figure.subplots(len(labels), len(lesson.DISTORTIONS), sharey=True, squeeze=False)
     for row, label in enumerate(labels):
         scores = results.mean(label, "graded")  # (tasks, distortions, levels)
@@ -135,7 +140,7 @@ def draw_curves(results: Results, labels: tuple[str, ...] = ("naive", "replay"))
             axes.set_ylim(0, 1)
             if row == 0:
                 part = "both" if name == "contrast" else "task 1" if i < 2 else "task 2"
-                axes.set_title(f"{name} ({part})")
+                axes.set_title(f"{name} ({part})", fontsize=9)
         grid[row, 0].set_ylabel(f"{label}\nscore")
     for axes in grid[-1]:
         axes.set_xlabel("level")
@@ -145,13 +150,14 @@ def draw_curves(results: Results, labels: tuple[str, ...] = ("naive", "replay"))
 
 
 def draw_levels(results: Results, size: int, distortion: str, scene: int, method: str) -> Figure:
-    """One scene at six levels of one distortion; under each what the scorer gives after task 1 and after task 2."""
+    """One scene at five levels of one distortion; under each what the scorer gives after task 1 and after task 2."""
     i = lesson.DISTORTIONS.index(distortion)
     scores = np.array(results.records[method][0]["graded_scenes"])[:, i, :, scene]  # (tasks, levels)
     use_style()
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.1), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))
-    for k, axes in enumerate(top.subplots(1, len(lesson.LEVELS))):
+    shown = (0, 1, 2, 3, 5)
+    for k, axes in zip(shown, top.subplots(1, len(shown)), strict=True):
         _picture(axes, lesson.graded(size)[i, k, scene], f"level {lesson.LEVELS[k]:g}")
     axes = bottom.subplots()
     axes.plot(lesson.LEVELS, lesson.true_quality(), color="black", linewidth=1, label="true quality")
@@ -162,7 +168,7 @@ def draw_levels(results: Results, size: int, distortion: str, scene: int, method
     return figure
 
 
-def draw_picks(results: Results, data: Any, wish: str, method: str, count: int = 8) -> Figure:
+def draw_picks(results: Results, data: Any, wish: str, method: str, count: int = 5) -> Figure:
     """Test images of task 1: what the scorer likes, and where it changed its mind most.
 
     Args:
@@ -173,7 +179,7 @@ def draw_picks(results: Results, data: Any, wish: str, method: str, count: int =
     change = rankdata(now) - rankdata(then)
     by = dict(zip(WISHES, (then, now, change, -change), strict=True))[wish]
     use_style()
-    figure = Figure(figsize=(9.4, 2.3), layout="constrained")
+    figure = Figure(figsize=(5.4, 2.1), layout="constrained")
     for axes, index in zip(figure.subplots(1, count), np.argsort(-by)[:count], strict=True):
         text = f"true {data.test.truth[index]:.2f}\ntask 1: {then[index]:.2f}\ntask 2: {now[index]:.2f}"
         _picture(axes, data.test.x[index], text)
@@ -211,14 +217,14 @@ def draw_augmentations(size: int = 64, scene: int = 4) -> Figure:
     same["mirrored, shifted"] = shift(clean.flip(3), torch.Generator().manual_seed(9))
     changed = {name: change(clean, 0.7) for name, change in quality.FALSIFYING.items()}
     use_style()
-    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    figure = Figure(figsize=(6.6, 3), layout="constrained")
     grid = figure.subplots(2, 6)
     for row, pictures in enumerate((same, changed)):
         for axes, (name, x) in zip(grid[row], pictures.items(), strict=True):
-            _picture(axes, x[0].clamp(0, 1).numpy(), name, 9)
+            _picture(axes, x[0].clamp(0, 1).numpy(), name, 8)
     grid[0, 0].set_ylabel("label true")
     grid[1, 0].set_ylabel("label false")
-    figure.suptitle(f"A picture of quality 1 ({STANDIN})")
+    figure.suptitle(f"A picture of quality 1 ({STANDIN})", fontsize=10)
     return figure
 
 
