@@ -80,7 +80,14 @@ LESSONS: tuple[Lesson, ...] = (
         minutes=180,
         points=22,
     ),
-    Lesson("06_iqa", "Image quality", "What if the target is a score, not a class?"),
+    Lesson(
+        "06_iqa",
+        "Image quality",
+        "What if the target is a score, not a class?",
+        available=True,
+        minutes=180,
+        points=22,
+    ),
     Lesson(
         "07_compression",
         "Compression",

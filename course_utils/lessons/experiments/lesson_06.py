@@ -1,0 +1,298 @@
+"""Lesson 06: a score instead of a class, data set after data set, and what makes a scorer change its mind.
+
+Drawn photographs in every preset: few of 32 x 32 pixels in smoke, more of 64 x 64 in quick and full.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_utils import Learner, quality
+from course_utils.datasets.standins import photos
+from course_utils.datasets.standins.photos.distortions import distort
+from course_utils.datasets.standins.photos.distortions import quality as quality_left
+from course_utils.datasets.standins.photos.scenes import draw_scene
+from course_utils.lessons.experiment import Experiment, describe
+
+FAMILIES = ("eva", "ava")
+DISTORTIONS = ("blur", "noise", "contrast", "jpeg", "blocking")  # the first two are EVA's, the last two AVA's
+LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SCENES = 12  # two of each content category
+LOOKED_AT = ("naive", "replay")  # methods whose scorers are asked about graded pictures
+
+
+def load(name: str, preset: Mapping[str, Any]) -> Any:
+    """One family of drawn photographs in the preset's sizes, from the cache after the first time."""
+    return photos.load(name, preset["train"], preset["validation"], preset["test"], size=preset["size"])
+
+
+@cache
+def graded(size: int) -> np.ndarray:
+    """The same scenes, each spoilt in one way at one level: uint8 `(distortions, levels, scenes, 3, size, size)`."""
+    result = np.empty((len(DISTORTIONS), len(LEVELS), SCENES, 3, size, size), np.uint8)
+    for scene in range(SCENES):
+        picture = draw_scene(scene % 6, size, np.random.default_rng([60, scene]))
+        for i, name in enumerate(DISTORTIONS):
+            for k, level in enumerate(LEVELS):
+                spoilt = distort(picture, {name: level}, np.random.default_rng([61, scene]))
+                result[i, k, scene] = spoilt.transpose(2, 0, 1)
+    return result
+
+
+def true_quality() -> np.ndarray:
+    """The quality that every level leaves, whatever the distortion: `(levels,)`."""
+    return np.array([quality_left({"blur": level}) for level in LEVELS])
+
+
+class Watch(quality.RecordPredictions):
+    """Records predictions, and if asked, after each task, what the scorer says of graded pictures and where it puts test images.
+
+    Attributes:
+        graded: per task `(distortions, levels, scenes)` scores.
+        sphere: per task `(n, 3)` of the first task's test images: the cosine with the positive vector, the largest direction
+            beside it, and the length before it was brought to 1.
+    """
+
+    def __init__(self, size: int, split: str = "test", look: bool = False) -> None:
+        super().__init__(split)
+        self.size, self.look = size, look
+        self.graded: list[np.ndarray] = []
+        self.sphere: list[np.ndarray] = []
+
+    def before_eval(self, learner, task):
+        super().before_eval(learner, task)
+        if not self.look or task.index > 0 or learner.position == learner.step == 0:
+            return
+        pictures = graded(self.size)
+        out = learner.predict(torch.from_numpy(pictures.reshape(-1, *pictures.shape[3:])))
+        self.graded.append(quality.expected_score(out).numpy().reshape(pictures.shape[:3]))
+        self.sphere.append(on_sphere(learner.model, getattr(task, self.split).x))
+
+
+def on_sphere(model: Any, x: Tensor) -> np.ndarray:
+    """Where embeddings lie, `(n, 3)`: see `Watch.sphere`."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        inputs = ((x.float() / 255 - model.mean) / model.std).contiguous(memory_format=torch.channels_last)
+        raw = model.project(model.body(inputs).mean(dim=(2, 3)))
+        positive = F.normalize(model.head.positive_vector[0], dim=0)
+    model.train(training)
+    unit = F.normalize(raw, dim=1)
+    cosine = unit @ positive
+    rest = unit - cosine[:, None] * positive  # what the score does not see
+    _, _, directions = torch.linalg.svd(rest - rest.mean(dim=0), full_matrices=False)
+    return torch.stack([cosine, rest @ directions[0], raw.norm(dim=1)], dim=1).numpy()
+
+
+def falsify(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Contrast jitter or a resize of random strength for every image: usual elsewhere, false here."""
+    draws = torch.rand(2, len(x), generator=generator).tolist()
+    changes = (quality.FALSIFYING["contrast jitter"], quality.FALSIFYING["resize"])
+    return torch.cat(
+        [
+            changes[int(2 * which)](image[None], round(strength, 3))
+            for image, which, strength in zip(x, *draws, strict=True)
+        ]
+    )
+
+
+AUGMENTATIONS: dict[str, Any] = {
+    "none": None,
+    "mirror and shift": quality.QualityAugment(),
+    "contrast and resize": falsify,
+}
+
+
+def make(config: Mapping[str, Any], seed: int, split: str = "test") -> tuple[Any, Learner]:
+    """The stream and the learner of a configuration; the learner's last method is a `Watch`."""
+    objective = quality.QualityObjective(config["loss"])
+    if config["stream"] == "categories":
+        stream = quality.category_stream(load("eva", config), targets=objective.targets)
+    else:
+        names = FAMILIES if config["stream"] == "datasets" else (config["stream"],)
+        stream = quality.dataset_stream([load(name, config) for name in names], targets=objective.targets)
+    score = "distribution" if config["loss"] == "emd" else "cosine"
+    model = quality.build_scorer(config["backbone"], seed=seed, score=score)
+    used = quality.strategy(config["method"], config["strength"], config["memory"])
+    look = split == "test" and config["method"] in LOOKED_AT and config["stream"] == "datasets"
+    learner = Learner(
+        model, [*used, Watch(config["size"], split, look)], lr=config["lr"], batch_size=config["batch_size"],
+        epochs=config["epochs"], seed=seed, objective=objective, augment=AUGMENTATIONS[config["augment"]], show_progress=False,
+    )  # fmt: skip
+    return stream, learner
+
+
+def run_stream(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Learn the whole stream; SRCC on test images. What a process has run once it knows."""
+    return dict(_learned(json.dumps(config, sort_keys=True), seed, "test"))
+
+
+def run_choice(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same on validation images, after the last task, when all of them have been seen: to choose a strength by."""
+    found = _learned(json.dumps(config, sort_keys=True), seed, "validation")
+    return {name: found[name] for name in ("data", "accuracy", "mean_srcc")}
+
+
+@cache
+def _learned(settings: str, seed: int, split: str) -> dict[str, Any]:
+    config = json.loads(settings)
+    stream, learner = make(config, seed, split)
+    history = learner.fit(stream, evaluate=split)
+    watch = learner.methods[-1]
+    last = watch.predictions[-1]
+    truths = [quality.true_score(getattr(task, split).y).numpy() for task in stream]
+    groups = [getattr(task, split).fields["group"].numpy() for task in stream]
+    first = [row[0] for row in watch.predictions]
+    record = {
+        "data": _described(stream, config),
+        "accuracy": history.accuracy,
+        "initial": history.initial,
+        "seconds": history.seconds,
+        **quality.quality_summary(history.accuracy, watch.predictions),
+        "plcc": [quality.plcc(p, y) for p, y in zip(last, truths, strict=True)],
+        "error": [float(np.sqrt(np.mean((p - y) ** 2))) for p, y in zip(last, truths, strict=True)],
+        "interval": [
+            list(quality.bootstrap_interval(quality.srcc, p, y, groups=g, samples=200))
+            for p, y, g in zip(last, truths, groups, strict=True)
+        ],
+    }
+    if watch.look:
+        record["graded"] = np.round([scores.mean(axis=2) for scores in watch.graded], 3)  # (tasks, distortions, levels)
+    if watch.look and seed == 0:  # single images: one seed is enough for figures
+        record["first"] = np.round(first, 3)  # (tasks, n): the first task's images, scored after each task
+        record["graded_scenes"] = np.round(watch.graded, 3)[..., :6]
+        record["sphere"] = np.round(watch.sphere, 3)
+    return record
+
+
+def _described(stream: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    found = describe(load("eva" if config["stream"] == "categories" else config["stream"], config)) if config["stream"] != "datasets" else {"name": "eva, ava", "source": "standin"}  # fmt: skip
+    return {**found, "title": stream.title}
+
+
+def run_cost(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The three backbones side by side on this machine's CPU, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        costs = quality.compare_models(image_size=config["size"], runs=config["runs"], memory=config["measure_memory"])
+    finally:
+        torch.set_num_threads(threads)
+    rows = {
+        cost.backbone: {
+            "parameters": cost.parameters, "macs": cost.macs, "milliseconds": cost.milliseconds,
+            "slow_milliseconds": cost.slow_milliseconds, "memory_bytes": cost.memory_bytes,
+        }
+        for cost in costs
+    }  # fmt: skip
+    return {"data": {"name": "none", "source": "none", "title": "random pixels"}, "rows": rows}
+
+
+def attempt(used: Callable[[], list[Any]], seed: int, split: str = "validation") -> float:
+    """The design task: mean SRCC after both tasks of the quick preset's stream with methods of your own.
+
+    used: makes the methods anew; split: "validation" to choose, "test" to report.
+    """
+    stream, learner = make(_config("quick"), seed, split)
+    learner.methods[:-1] = used()
+    return float(quality.mean_srcc(learner.fit(stream, evaluate=split).accuracy)[-1])
+
+
+# ---- conditions --------------------------------------------------------------------------------------------------------
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"size": 32, "train": 24, "validation": 12, "test": 12, "epochs": 1, "batch_size": 16, "lr": 1e-3},
+    "quick": {"size": 64, "train": 300, "validation": 60, "test": 120, "epochs": 4, "batch_size": 24, "lr": 3e-3},
+    "full": {"size": 64, "train": 720, "validation": 120, "test": 300, "epochs": 5, "batch_size": 32, "lr": 1e-3},
+}
+BASE = {
+    "stream": "datasets", "backbone": "mobilenet_v3_small", "method": "naive", "strength": 1.0, "memory": 100,
+    "loss": "mse+rank", "augment": "mirror and shift",
+}  # fmt: skip
+CANDIDATES = {"L2": (0.1, 1.0, 10.0), "EWC": (0.1, 1.0, 10.0)}
+CHOSEN = {"L2": 1.0, "EWC": 0.1}  # by the experiment `choice`
+
+
+def _config(preset: str, **changes: Any) -> dict[str, Any]:
+    return {**PRESETS[preset], **BASE, **changes}
+
+
+def _stream(preset: str) -> dict[str, dict[str, Any]]:
+    """The methods, what is below and what is above them; L2 and PackNet in full only, for the sake of time."""
+    found = {
+        "naive": _config(preset),
+        "L2": _config(preset, method="l2", strength=CHOSEN["L2"]),
+        "EWC": _config(preset, method="ewc", strength=CHOSEN["EWC"]),
+        "PackNet (task told)": _config(preset, method="packnet"),
+        "replay": _config(preset, method="replay"),
+        "joint": _config(preset, method="joint"),
+    }
+    return {name: config for name, config in found.items() if preset == "full" or name[:2] not in ("L2", "Pa")}
+
+
+def _choice(preset: str) -> dict[str, dict[str, Any]]:
+    """The candidates; naive training is strength 0 of both."""
+    return {"naive": _config(preset)} | {
+        f"{name} {strength:g}": _config(preset, method=name.lower(), strength=strength)
+        for name, strengths in CANDIDATES.items()
+        for strength in strengths
+    }
+
+
+def _categories(preset: str) -> dict[str, dict[str, Any]]:
+    """Six tasks of one family: other contents, the same distortions."""
+    short = {"epochs": 1} if preset == "quick" else {}
+    return {name: _config(preset, stream="categories", method=name) | short for name in ("naive", "replay", "joint")}
+
+
+def _losses(preset: str) -> dict[str, dict[str, Any]]:
+    return {name: _config(preset, stream="eva", loss=name) for name in ("mse", "mse+rank", "plcc", "fidelity", "emd")}
+
+
+def _backbones(preset: str) -> dict[str, dict[str, Any]]:
+    """In quick a few steps, to see that they train."""
+    short = {"epochs": 0.25} if preset == "quick" else {}
+    return {name: _config(preset, backbone=name) | short for name in ("resnet18", "efficientnet_b0")}
+
+
+def _augment(preset: str) -> dict[str, dict[str, Any]]:
+    return {name: _config(preset, stream="eva", augment=name) for name in AUGMENTATIONS}
+
+
+def _cost(preset: str) -> dict[str, dict[str, Any]]:
+    runs = {"smoke": 1, "quick": 3, "full": 30}[preset]
+    return {"three backbones": {"size": 64, "runs": runs, "measure_memory": preset == "full"}}
+
+
+def _code(*names: str) -> tuple[str, ...]:
+    return tuple(f"course_utils.{name}" for name in names)
+
+
+_CODE = _code(
+    "learner", "streams", "objectives", "models.head", "methods.joint", "methods.buffers", "methods.ewc", "methods.l2",
+    "methods.packnet", "quality.losses", "quality.metrics", "quality.models", "quality.objective", "quality.streams",
+    "quality.training", "quality.transforms", "datasets.standins.photos",
+)  # fmt: skip
+_ONE = {"smoke": [0], "quick": [0], "full": [0]}
+
+EXPERIMENTS = {
+    entry.name: entry
+    for entry in (
+        Experiment("stream", run_stream, _stream, title="EVA's part, then AVA's", code=_CODE),
+        Experiment("choice", run_choice, _choice, seeds=_ONE, title="Strengths, on validation images", code=_CODE),
+        Experiment("losses", run_stream, _losses, title="Five losses, one data set", code=_CODE),
+        Experiment("augment", run_stream, _augment, title="Augmentation, true and false", code=_CODE),
+        Experiment("categories", run_stream, _categories, seeds=_ONE, title="Six contents, one after the other", code=_CODE),
+        Experiment("backbones", run_stream, _backbones, seeds=_ONE, title="Other backbones", code=_CODE),
+        Experiment("cost", run_cost, _cost, seeds=_ONE, title="What the backbones cost", code=_code("quality.comparison", "quality.models")),
+    )
+}  # fmt: skip
