@@ -46,13 +46,13 @@ def test_claim_a_language_does_not_help_to_remember(full):
     acc = {label: stream.values(label, "acc") for label in stream.labels}
     assert round(acc["vision + replay"].mean()) == 76
     ahead = acc["CLIP + replay"] - acc["vision + replay"]
-    assert -3 < ahead.mean() < 0 and (ahead > 0).sum() == 1
-    assert (acc["vision + replay"] - acc["CLIP + text-augmented replay"]).min() > 1
+    assert -2 < ahead.mean() < 0
+    assert 0.5 < (acc["CLIP + replay"] - acc["CLIP + text-augmented replay"]).mean() < 1.5
     assert (acc["vision + replay"] - acc["fusion + replay"]).min() > 2
     with_replay = [label for label in stream.labels if "replay" in label]
     assert len(with_replay) == 4
     for label in with_replay:
-        assert (acc["joint"] - acc[label]).mean() > 14 and (acc[label] - acc["fine-tuning"]).min() > 20
+        assert (acc["joint"] - acc[label]).mean() > 14 and (acc[label] - acc["fine-tuning"]).min() > 45
         assert stream.values(label, "told").min() > 94
     without = stream.values("fusion + replay", "acc_without_text")
     assert abs(without - acc["fusion + replay"]).max() < 0.5  # section 8: the text at test time hardly matters
@@ -62,7 +62,9 @@ def test_claim_a_language_does_not_help_to_remember(full):
 def test_claim_b_the_wrong_sentences_do_as_well(full):
     meaning = full["meaning"]
     ahead = meaning.values("swapped sentences + replay", "acc") - meaning.values("sentences + replay", "acc")
-    assert ahead.min() > -1 and abs(ahead.mean()) < 2
+    assert ahead.min() > 0 and ahead.max() < 2
+    told = meaning.values("swapped sentences + replay", "told") - meaning.values("sentences + replay", "told")
+    assert abs(told).max() < 1.5
     for label in ("sentences", "swapped sentences"):
         assert (meaning.values(label, "told") - meaning.values("rows", "told")).min() > 8
     for label in ("rows", "sentences", "swapped sentences"):
@@ -108,7 +110,7 @@ def test_claim_e_a_blank_image_with_its_caption_is_recognised(full):
     leak = full["leak"]
     (label,) = leak.labels
     honest = np.maximum(leak.values(label, "image alone"), leak.values(label, "all classes' text"))
-    assert leak.values(label, "own caption").min() > 99 and (leak.values(label, "own caption") - honest).min() > 10
+    assert leak.values(label, "own caption").min() > 99 and (leak.values(label, "own caption") - honest).min() > 17
     assert leak.values(label, "blank image, own caption").min() > 90
 
 
@@ -127,8 +129,10 @@ def test_claim_f_captions_alone_are_no_memory(full):
     assert memories.mean("text", "stored") > 10 * memories.mean("image", "stored")
     assert 0.03 < 1 - memories.mean("image+text", "stored") / memories.mean("image", "stored") < 0.05
     assert memories.mean("image", "acc") > memories.mean("image+text", "acc")
-    again = full["stream"].mean("CLIP + replay", "acc")
-    assert abs(memories.mean("image", "acc") - again) < 1  # the same settings, run twice on a GPU
+    told = {label: memories.mean(label, "told") for label in memories.labels}
+    assert told["text"] < told["no memory"] < told["text+embedding"]
+    again = memories.values("image", "acc") - full["stream"].values("CLIP + replay", "acc")
+    assert abs(again.mean()) < 1 and 1.5 < abs(again).max() < 2.5  # the same settings, run twice on a GPU
 
 
 def test_claim_g_sixteen_bits_help_one_device_and_not_the_other(full):
@@ -140,6 +144,7 @@ def test_claim_g_sixteen_bits_help_one_device_and_not_the_other(full):
         whole = gpu[f"fp32, batch of {batch}, at once"]
         assert all(gpu[f"{half}, batch of {batch}, at once"] < 1.05 * whole for half in ("bf16", "fp16"))
     assert gpu["fp32, batch of 2048, at once"] > 15 * gpu["fp32, batch of 64, at once"]
+    assert 7 < gpu["fp32, batch of 2048, one by one"] / gpu["fp32, batch of 64, one by one"] < 9
     assert gpu["fp32, batch of 2048, at once"] > 2 * gpu["fp32, batch of 2048, one by one"]
     gain = {
         batch: cpu[f"bf16, batch of {batch}, at once"] / cpu[f"fp32, batch of {batch}, at once"] for batch in (64, 256)

@@ -301,6 +301,20 @@ def held_whole_combination(held_out, table):
     return all(table[name] in training for name in held_out)
 
 
+@wrong("05.7", "not at the first or the last")
+def held_first_decides(held_out, table):
+    parts = table[sorted(held_out)[0]]
+    training = [entry for name, entry in table.items() if name not in held_out]
+    return all(any(entry.get(q) == a for entry in training) for q, a in parts.items())
+
+
+@wrong("05.7", "not at the first or the last")
+def held_last_decides(held_out, table):
+    parts = table[sorted(held_out)[-1]]
+    training = [entry for name, entry in table.items() if name not in held_out]
+    return all(any(entry.get(q) == a for entry in training) for q, a in parts.items())
+
+
 WRONG += [
     ("05.7", lambda held_out, table: "yes", "Return True or False"),
     (

@@ -113,6 +113,18 @@ def _together(answer: Answer) -> None:
     )  # fmt: skip
 
 
+def _mixed(answer: Answer) -> None:
+    """One class that may be held out beside one that may not, under names in both orders."""
+    for turn in range(8):
+        fair, alone = (f"sign {turn + first}" for first in ((0, 8) if turn % 2 else (8, 0)))
+        table = {fair: {"shape": "circle"}, alone: {"shape": "star"}, "another circle": {"shape": "circle"}}
+        _says(
+            answer, {fair, alone}, table, False,
+            "Of two held-out signs one, a star, has a part that is seen nowhere else, so the answer is False. Look at *all* "
+            "held-out classes, not at the first or the last.",
+        )  # fmt: skip
+
+
 def _question_and_answer(answer: Answer) -> None:
     table = {
         "red rim, white field": {"rim": "red", "field": "white"},
@@ -292,6 +304,7 @@ EXERCISES = [
         criteria=[
             Criterion("every part of a held-out class occurs in another class", _single),
             Criterion("counted when all of them are gone", _together),
+            Criterion("one class that may not be held out is enough", _mixed),
             Criterion("a part is a question with its answer", _question_and_answer),
         ],
         hints=(

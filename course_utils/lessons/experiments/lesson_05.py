@@ -163,8 +163,10 @@ def train_fusion(preset: str, seed: int = 0) -> words.Fusion:
     return model.eval()
 
 
-def run_leak(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A fusion network that learned with captions drawn from the labels, asked in three ways, and about blank images."""
+def train_leaking(
+    config: Mapping[str, Any], seed: int
+) -> tuple[words.Fusion, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A fusion network that learned with captions; test images in [0, 1], captions drawn from their labels, the labels."""
     texts = descriptions.of(config["data"])
     tokenizer = tokenizer_of(texts)
     plain = streams.class_incremental(load(config["data"]), 1, limit=config["limit"])
@@ -179,7 +181,12 @@ def run_leak(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
     prompts = words.prompt_tokens(stream.class_names, texts, tokenizer)
     drawn = torch.rand(len(test), generator=seeding.generator(seed, 0, 15))
     captions = choose(prompts, test.y, drawn)  # from the labels of the *test* images: what is not allowed
-    images = test.x.float() / 255
+    return model.eval(), test.x.float() / 255, captions, test.y
+
+
+def run_leak(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A fusion network that learned with captions drawn from the labels, asked in three ways, and about blank images."""
+    model, images, captions, y = train_leaking(config, seed)
     ways = {
         "image alone": None,
         "all classes' text": None,
@@ -191,7 +198,7 @@ def run_leak(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
         for name, text in ways.items():
             x = torch.zeros_like(images) if name.startswith("blank") else images
             out = model.head(model.answer_from(model.patches(x), text, name != "image alone")[0])
-            found[name] = 100 * float((out.argmax(dim=1) == test.y).double().mean())
+            found[name] = 100 * float((out.argmax(dim=1) == y).double().mean())
     return {"data": describe(load(config["data"])), **found}
 
 

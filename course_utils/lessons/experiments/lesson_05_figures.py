@@ -77,7 +77,7 @@ def draw_signs(results: Results) -> Figure:
             height = row + 0.36 * (place - 0.5)
             axes.barh(height, seeds.mean(), 0.34, color=PALETTE[place], alpha=0.7, label=way if row == 0 else None)
             axes.plot(seeds, np.full(len(seeds), height), "o", color="black", markeredgecolor="white", markersize=4.5)
-            axes.annotate(f"{seeds.mean():.0f}", (seeds.max(), height), (6, 0), textcoords="offset points", va="center")
+            axes.annotate(f"mean {seeds.mean():.0f}", (1, height), (4, 0), textcoords="offset points", va="center")
     first = results.labels[0]
     for name, style in (("chance", ":"), ("plate", "--")):
         value = results.mean(first, name)
@@ -137,7 +137,7 @@ def draw_ranking(trained: Any, sentence: str, count: int = 8) -> Figure:
     """
     data = trained.data
     images = zero_shot.image_embeddings(trained.model, torch.from_numpy(data.test.x))
-    found = zero_shot.rank_images(trained.model, trained.tokenizer, sentence, images, 60)
+    found = zero_shot.rank_images(trained.model, trained.tokenizer, sentence, images, len(images))
     use_style()
     figure = Figure(figsize=(9, 2.1), layout="constrained")
     shown: list[int] = []  # one image a class, or the first places would all be of one
@@ -177,15 +177,21 @@ def draw_attention(model: Fusion, x: np.ndarray, names: Sequence[str], title: st
     grid = figure.subplots(2, len(x))
     size = (x.shape[2], x.shape[3])
     owner = torch.as_tensor(looked.owner)
-    maps = [looked.maps(owner == int(answer), size)[i].numpy() for i, answer in enumerate(answers)]
-    highest = max(float(found.max()) for found in maps)
+    even = {
+        int(answer): float((owner == int(answer)).double().mean()) for answer in answers
+    }  # if words got equal shares
+    maps = [
+        100 * (looked.maps(owner == int(answer), size)[i].numpy() - even[int(answer)])
+        for i, answer in enumerate(answers)
+    ]
+    most = max(float(np.abs(found).max()) for found in maps)
     for i, found in enumerate(maps):
-        for axes in grid[:, i]:
-            axes.imshow(_picture(x[i]))
-            axes.axis("off")
-        overlay = grid[1, i].imshow(found, cmap="inferno", alpha=0.65, vmin=0, vmax=highest)
+        grid[0, i].imshow(_picture(x[i]))
+        overlay = grid[1, i].imshow(found, cmap="RdBu_r", vmin=-most, vmax=most)
         grid[0, i].set_title("\n".join(textwrap.wrap(names[int(answers[i])], 12)), fontsize=8)
-    figure.colorbar(overlay, ax=list(grid[1]), label="share of attention")
+        for axes in grid[:, i]:
+            axes.axis("off")
+    figure.colorbar(overlay, ax=list(grid[1]), label="points above\nan even share")
     figure.suptitle(title, fontsize=10)
     return figure
 

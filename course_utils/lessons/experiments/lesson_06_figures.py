@@ -95,18 +95,32 @@ def draw_forgetting(results: Results) -> Figure:
 
 
 def show_stream(results: Results) -> None:
-    """Final mean SRCC, both tasks, stability and plasticity."""
-    results.table(
-        {
-            "mean SRCC": "mean_srcc",
-            "SRCC, task 1": lambda record: record["accuracy"][-1][0],
-            "SRCC, task 2": lambda record: record["accuracy"][-1][1],
-            "plasticity": "plasticity_index",
-            "stability": "stability_index",
-        },
-        digits=2,
-        caption="After both tasks. PackNet is told the task of every test image.",
-    )
+    """Final mean SRCC, both tasks, stability and plasticity; methods that only the full run has stand in a table below."""
+    columns: Mapping[str, Any] = {
+        "mean SRCC": "mean_srcc",
+        "SRCC, task 1": lambda record: record["accuracy"][-1][0],
+        "SRCC, task 2": lambda record: record["accuracy"][-1][1],
+        "plasticity": "plasticity_index",
+        "stability": "stability_index",
+    }
+    caption = "After both tasks. PackNet is told the task of every test image."
+    for part in (results, recorded_only(results)):
+        if part.records:
+            part.table(columns, digits=2, caption=caption)
+
+
+def recorded_only(results: Results) -> Results:
+    """The conditions that the recorded full run has and these results do not."""
+    values = results.full.values if results.full else {}
+    others = {label: dict(runs) for label, runs in values.items() if label not in results.records}
+    return Results(results.name, results.title, "full", others, results.full, live=False)
+
+
+def whole(results: Results) -> Results:
+    """The recorded full run where there is one: for what the quick preset runs only in part."""
+    if results.full is None:
+        return results
+    return Results(results.name, results.title, "full", dict(results.full.values), results.full, live=False)
 
 
 def show_intervals(results: Results) -> None:
