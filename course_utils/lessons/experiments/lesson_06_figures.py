@@ -169,7 +169,8 @@ def draw_levels(results: Results, size: int, distortion: str, scene: int, method
     scores = np.array(results.records[method][0]["graded_scenes"])[:, i, :, scene]  # (tasks, levels)
     use_style()
     figure = Figure(figsize=(5.6, 3.1), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+    panels: Any = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+    top, bottom = panels
     shown = (0, 1, 2, 3, 5)
     for k, axes in zip(shown, top.subplots(1, len(shown)), strict=True):
         _picture(axes, lesson.graded(size)[i, k, scene], f"level {lesson.LEVELS[k]:g}")
