@@ -125,7 +125,7 @@ def test_lesson_runs_under_papermill_in_the_quick_preset(slug):
     page = (output / result.page).read_text(encoding="utf-8")
     assert report.remote_assets(page) == [] and "<script" not in page
     assert all(alt for _, alt in result.figures)
-    assert len(result.cell_seconds) == len(nbformat.read(output / result.notebook, as_version=4).cells)
+    assert len(result.cell_seconds) == len(executed.cells)
 
 
 @pytest.mark.slow

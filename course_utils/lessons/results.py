@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from course_utils.lessons import display
 from course_utils.lessons.experiment import Recorded
@@ -103,7 +104,7 @@ class Results:
             row = [label]
             for key in chosen.values():
                 for records in self.sides.values():
-                    row.append(_number(_values(records, label, key), digits) if label in records else "-")
+                    row.append(mean_and_spread(_values(records, label, key), digits) if label in records else "-")
             rows.append(row)
         display.table(header, rows, " ".join(part for part in (caption, self.note()) if part))
 
@@ -136,8 +137,13 @@ def _plain(value: np.ndarray) -> Any:
     return value if np.ndim(value) else float(value)
 
 
-def _number(values: np.ndarray, digits: int) -> str:
-    """Mean ± standard deviation of the seeds' values, `(seeds,)`; the value alone for a single seed."""
+def mean_and_spread(values: ArrayLike, digits: int = 1) -> str:
+    """Mean ± standard deviation of the seeds' values, `(seeds,)`, as text for a table; the value alone for a single seed.
+
+    Raises:
+        ValueError: more than one number a seed.
+    """
+    values = np.asarray(values, dtype=float)
     if values.ndim != 1:
         raise ValueError(f"a table's column needs one number per seed, got shape {values.shape[1:]} per seed")
     if np.isnan(values).all():

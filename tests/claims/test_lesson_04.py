@@ -10,7 +10,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 from helpers import full_results, watch_fits
 
 from course_utils import lora
@@ -32,12 +31,7 @@ def full():
 def quick_run(name, label, seed):
     """One record of the quick preset, run here once."""
     entry = lesson.EXPERIMENTS[name]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return storage.from_json(experiment.run_one(entry, entry.configurations("quick")[label], seed))
-    finally:
-        torch.set_num_threads(threads)
+    return storage.from_json(experiment.run_one(entry, entry.configurations("quick")[label], seed))
 
 
 def live(name, labels):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from helpers import full_results
 
 from course_utils.lessons import experiment
@@ -19,14 +18,6 @@ from course_utils.lessons.experiments import lesson_05 as lesson
 def full():
     """Experiment -> Results of the recorded full run."""
     return full_results("05_clip", lesson, "Fashion-MNIST", signs="GTSRB")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, full_results
+from helpers import ROOT, full_results, watch_fits
 
 from course_utils import quality
 from course_utils.lessons import experiment
@@ -24,14 +24,6 @@ def full():
     """Experiment -> Results of the recorded full run."""
     others = {"losses": EVA, "augment": EVA, "categories": f"{EVA} by category", "cost": "random pixels"}
     return full_results("06_iqa", lesson, BOTH, **others)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_every_record_says_stand_in():
@@ -55,17 +47,11 @@ def test_the_strengths_are_the_best_of_their_candidates_on_validation_images(ful
 
 
 def test_a_choice_looks_at_validation_images_only(monkeypatch):
-    seen = []
-    fit = lesson.Learner.fit
-    monkeypatch.setattr(
-        lesson.Learner,
-        "fit",
-        lambda learner, stream, *, evaluate="test", **options: seen.append(evaluate) or fit(learner, stream, evaluate=evaluate, **options),
-    )  # fmt: skip
+    seen = watch_fits(monkeypatch, lesson.Learner)
     config = lesson.EXPERIMENTS["choice"].configurations("smoke")["L2 1"]
     lesson._learned.cache_clear()
     lesson.run_choice(config, 0, None)
-    assert seen == ["validation"]
+    assert [split for split, _ in seen] == ["validation"]
 
 
 def test_graded_pictures_are_clean_at_level_zero_and_lose_quality_alike():

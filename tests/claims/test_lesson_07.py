@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from helpers import full_results
 
 from course_utils import compression
@@ -19,14 +18,6 @@ from course_utils.lessons.experiments import lesson_07_figures as figures
 def full():
     """Experiment -> Results of the recorded full run."""
     return full_results("07_compression", lesson, "Fashion-MNIST")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from course_utils import plots
 from course_utils.lessons import display
-from course_utils.lessons.results import Results
+from course_utils.lessons.results import Results, mean_and_spread
 from course_utils.plots.style import DASHES, GREY, MARKERS, PALETTE, one_axes, use_style
 
 DENSE, ADAPTED = PALETTE[1], PALETTE[0]
@@ -163,7 +163,7 @@ def show_equal(results: Results, at_equal: Callable[..., float], targets: Sequen
 def _mean_or_dash(values: np.ndarray) -> str:
     if len(values) == 0 or np.isnan(values).any():
         return "-"
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+    return mean_and_spread(values)
 
 
 def draw_allocation(results: Results, label: str = "ranks by importance") -> Figure:
@@ -219,7 +219,8 @@ def show_longer(runs: Mapping[str, Results]) -> None:
         row = [RUNS[name]]
         for method in methods:
             known = method in results.labels
-            row.append(f"{_cell(results, method, 'acc')} ({_cell(results, method, 'told')})" if known else "-")
+            cells = [mean_and_spread(results.values(method, key)) for key in ("acc", "told")] if known else []
+            row.append(f"{cells[0]} ({cells[1]})" if known else "-")
         rows.append(row)
     counts = "; ".join(
         f"{RUNS[name]}: {len(results.values(results.labels[0], 'acc'))}" for name, results in runs.items()
@@ -227,10 +228,6 @@ def show_longer(runs: Mapping[str, Results]) -> None:
     caption = "Class-incremental ACC in per cent, in brackets with the task told; mean ± s.d. over seeds. Seeds: "
     whose = "Recorded full runs" if all(results.preset == "full" for results in runs.values()) else "Your runs"
     display.table(["", *methods], rows, f"{caption}{counts}. {whose} on {runs['stream'].data_title}.")
-
-
-def _cell(results: Results, label: str, key: str) -> str:
-    return _mean_or_dash(results.values(label, key))
 
 
 def draw_memory(results: Results) -> Figure:

@@ -142,8 +142,8 @@ def similarities(
     learner.fit(stream)
     train = stream[0].train
     rows = torch.cat([(train.y == label).nonzero().flatten()[: count // 2] for label in train.y.unique()])
-    with zero_shot.evaluating(model), torch.no_grad():
-        image = model.encode_image(train.x[rows].float() / 255)
+    image = zero_shot.image_embeddings(model, train.x[rows])
+    with zero_shot.evaluating(model):
         text = model.encode_text(train.fields["text"][rows])
     return words.similarity(image, text).numpy(), train.y[rows].numpy()
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from course_utils import plots
 from course_utils.lessons import display
-from course_utils.lessons.results import Results
+from course_utils.lessons.results import Results, mean_and_spread
 from course_utils.multimodal import Fusion, zero_shot
 from course_utils.plots.style import GREY, PALETTE, one_axes, use_style
 
@@ -200,7 +200,7 @@ def show_without_text(stream: Results) -> None:
     """The fusion network after the stream, with the text at test time and without it."""
     label = "fusion + replay"
     rows = [
-        [name, f"{_mean(run['acc'] for run in runs[label].values())}", f"{_mean(run['acc_without_text'] for run in runs[label].values())}"]
+        [name, *(mean_and_spread([run[key] for run in runs[label].values()]) for key in ("acc", "acc_without_text"))]
         for name, runs in stream.sides.items()
     ]  # fmt: skip
     header = ["fusion + replay", "ACC with text at test time (%)", "ACC without (%)"]
@@ -226,8 +226,8 @@ def show_cost(cost: Results, stream: Results) -> None:
         rows.append(
             [
                 label,
-                _mean(run["acc"] for run in runs),
-                _mean(run["forgetting"] for run in runs),
+                mean_and_spread([run["acc"] for run in runs]),
+                mean_and_spread([run["forgetting"] for run in runs]),
                 f"{record['parameters'][name] / 1e3:.0f}",
                 f"{record['megabytes'][name]:.2f}",
                 f"{record['training'][name]:.1f}",
@@ -247,11 +247,6 @@ def show_cost(cost: Results, stream: Results) -> None:
 
 def _full(results: Results) -> Mapping[str, Mapping[int, dict[str, Any]]]:
     return results.full.values if results.full else results.records
-
-
-def _mean(values: Any) -> str:
-    found = np.array(list(values), dtype=float)
-    return f"{found.mean():.1f}" + (f" ± {found.std(ddof=1):.1f}" if len(found) > 1 else "")
 
 
 def show_speed(results: Results) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,8 @@ from torch import Tensor
 from course_utils import compression, plots
 from course_utils.compression import Candidate
 from course_utils.lessons import display
-from course_utils.lessons.results import Results
+from course_utils.lessons.results import Results, mean_and_spread
 from course_utils.plots.style import GREY, MARKERS, PALETTE, one_axes, use_style
-
-Rows = Mapping[str, Mapping[str, Any]]
-
 
 # ---- integers --------------------------------------------------------------------------------------------------------
 
@@ -163,9 +160,8 @@ def show_versions(results: Results, names: Sequence[str] | None = None, caption:
 
 
 def _mean(values: Any, digits: int = 1) -> str:
-    found = np.asarray(values, dtype=float)
-    text = f"{found.mean():.{digits}f}"
-    return text if len(found) < 2 or digits > 1 else f"{text} ± {found.std(ddof=1):.1f}"
+    """With its spread, unless so many digits are wanted that there is no room for it."""
+    return mean_and_spread(values, digits) if digits == 1 else f"{np.mean(values):.{digits}f}"
 
 
 def candidates(results: Results, scored: str = "validation") -> list[Candidate]:
