@@ -6,12 +6,16 @@ Letters are those of the prose in `solutions/05_clip.py`.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from helpers import full_results
 
 from course_utils.lessons import experiment
 from course_utils.lessons.experiments import lesson_05 as lesson
+from course_utils.lessons.experiments.told import told_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,46 @@ def test_label_aware_targets_make_a_class_one_even_block(seed):
         spread[aware] = max(cosines[np.ix_(labels == label, labels == label)].std() for label in set(labels))
         assert cosines[same].mean() > cosines[~same].mean() + 0.2
     assert spread[False] > 3 * spread[True]
+
+
+def test_swapped_sentences_are_those_of_another_class_and_none_is_lost():
+    right, swapped = (lesson.texts_of({"data": "digits", "swapped": swap}) for swap in (False, True))
+    assert list(swapped) == list(right) and sorted(swapped.values()) == sorted(right.values())
+    assert all(swapped[name] != right[name] for name in right)
+
+
+def test_held_out_signs_are_never_shown_and_their_sentences_never_read(monkeypatch):
+    shown = []
+    monkeypatch.setattr(lesson.Learner, "fit", lambda learner, stream: shown.append(stream))
+    trained = lesson.train_pair({**lesson.SIGNS["smoke"], "weight": 0.5, "label_aware": True, "invented": 25}, seed=1)
+    (stream,) = shown
+    names = {trained.data.classes[label] for label in trained.held_out}
+    assert len(names) == 8 and not names & set(stream.class_names) and len(stream.class_names) == 43 - 8 + 25
+    words = lesson.tokenizer_of({name: trained.texts[name] for name in stream.class_names})
+    assert trained.tokenizer.ids == words.ids
+
+
+def test_with_the_task_told_only_its_own_outputs_compete():
+    """The third output wins everywhere; within the first task the right one does."""
+    y = torch.tensor([0, 1, 1])
+    out = torch.nn.functional.one_hot(y, 4).float()
+    out[:, 2] = 9
+    task = SimpleNamespace(columns=(0, 2), test=SimpleNamespace(x=None, y=y))
+    learner = SimpleNamespace(predict=lambda x: out)
+    assert told_accuracy(learner, task) == 1
+    task.columns = (0, 4)
+    assert told_accuracy(learner, task) == 0
+
+
+@pytest.mark.slow
+def test_claim_b_in_the_quick_preset_rows_without_memory_keep_more():
+    entry = lesson.EXPERIMENTS["meaning"]
+    configs = entry.configurations("quick")
+    told = {
+        label: [experiment.run_one(entry, configs[label], seed)["told"] for seed in (0, 1, 2)]
+        for label in ("rows", "sentences")
+    }
+    assert (np.array(told["rows"]) - np.array(told["sentences"])).min() > 10
 
 
 def test_claim_a_language_does_not_help_to_remember(full):
