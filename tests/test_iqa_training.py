@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -103,6 +104,22 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(quality.ConfigError, match="epochs: 1 then, 2 now; lr: 0.001 then, 0.01 now"):
         quality.train(demo(tmp_path / "run", epochs=2, lr=0.01), resume=True)
     assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+def test_the_seed_decides_weights_and_batches(tmp_path, monkeypatch):
+    learners = []
+    fit = training.Learner.fit
+    monkeypatch.setattr(
+        training.Learner, "fit", lambda learner, *a, **k: learners.append(learner) or fit(learner, *a, **k)
+    )
+    for name, seed in (("first", 3), ("again", 3), ("other", 4)):
+        quality.train(demo(tmp_path / name, seed=seed, epochs=1))
+    assert [learner.seed for learner in learners] == [3, 3, 4]
+    first, again, other = (learner.initial_model.state_dict() for learner in learners)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.positive_vector"], other["head.positive_vector"])
+    results = [(tmp_path / name / "model.pt").read_bytes() for name in ("first", "again", "other")]
+    assert results[0] == results[1] != results[2]
 
 
 def test_categories_and_histograms(tmp_path):
