@@ -14,7 +14,7 @@ from helpers import ROOT
 from test_compression_integers import images, trained_cnn
 
 from course_utils import compression, models
-from course_utils.compression import report
+from course_utils.compression import benchmark, report
 from course_utils.compression.auto import AutoOptimizer
 from course_utils.compression.choice import Candidate, Constraints, choose, pareto
 from course_utils.plots import png
@@ -326,3 +326,14 @@ def test_an_optimizers_results_are_reported(trained):
     assert "| baseline: fp32 |" in text and "**Chosen:** " in text and "pruned 50% for size" in text
     assert torch.is_tensor(results["best"]["model"](images(1)))
     compression.plot_optimization_comparison(results)
+
+
+def test_ratios_are_those_of_the_first_row():
+    rows = {
+        "whole": {"size_bytes": 800, "latency_ms": 6.0},
+        "small": {"size_bytes": 100, "latency_ms": 2.0},
+        "slow": {"size_bytes": 1600, "latency_ms": 12.0},
+    }
+    found = benchmark.compared(rows)
+    assert [row["size_ratio"] for row in found.values()] == [1, 8, 0.5]
+    assert [row["speedup"] for row in found.values()] == [1, 3, 0.5]
