@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from course_utils import check, datasets, hint, points, start
-from course_utils.lessons import catalogue, checking, exercise
+from course_utils.lessons import catalogue, checking, exercise, sandbox
 from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose
 from course_utils.lessons.exercises.lesson_00 import mean_accuracy as reference
 
@@ -223,6 +223,88 @@ def test_forbidden_covers_functions_by_name_and_methods_of_classes():
     assert checking.examine(task, lambda numbers: Package().total(numbers)).status == "refused"
     assert checking.examine(task, with_statistics).status == "refused"
     assert checking.examine(task, lambda numbers: sum(numbers)).status == "passed"
+
+
+def changing(*criteria, reference=sum):
+    """An exercise on a tensor; each criterion is `(answer, tensor) -> None`."""
+    given = torch.tensor([3.0, 4.0])
+    tried = [
+        Criterion(f"{number}", lambda answer, try_it=try_it: try_it(answer, given))
+        for number, try_it in enumerate(criteria)
+    ]
+    return Exercise("00.9", "Change", 1, 1, 4, reference, tried, ("a", "b", "c"))
+
+
+def halve_in_place(x):
+    x /= 2
+    return x
+
+
+def test_right_numbers_that_cost_the_caller_his_own_earn_no_full_points():
+    def fair(answer, given):
+        close(answer(given.clone()), given / 2, "halve it")
+
+    report = checking.examine(changing(fair, fair), halve_in_place)
+    assert (report.status, report.points) == ("partly", 2)
+    assert report.outcomes[0].passed and "changes its argument `x` in place" in report.outcomes[1].message
+    assert checking.examine(changing(fair, fair), lambda x: x / 2).status == "passed"
+
+
+def test_a_change_in_place_explains_what_it_has_spoilt():
+    def spoilt(answer, given):  # the argument is used again after the call
+        before = given.clone()
+        try:
+            answer(given)
+            close(answer(given), before / 2, "halve it")
+        finally:
+            given.copy_(before)
+
+    def raising(answer, given):
+        answer(given.clone())
+        raise ValueError("for authors")
+
+    report = checking.examine(changing(spoilt, raising), halve_in_place)
+    first, second = (outcome.message for outcome in report.outcomes)
+    assert first.startswith("halve it") and first.endswith(checking._in_place("x"))
+    assert second == checking._in_place("x")
+    assert "for authors" in checking.examine(changing(raising), lambda x: x / 2).outcomes[0].message
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "arguments"),
+    [
+        (lambda x: x.append(1), "x", ([1, 2],)),
+        (lambda x: x.update(b=1), "x", ({"a": 1},)),
+        (lambda x: x.update(a=2), "x", ({"a": 1},)),
+        (lambda x: x.add(2), "x", ({1},)),
+        (lambda x, y: np.copyto(y, x), "y", (np.ones(2), np.zeros(2))),
+        (lambda x, *more: more[0].zero_(), "more", (1, torch.ones(2))),
+        (lambda x: x[0].zero_(), "x", ([torch.ones(2)],)),
+        (lambda x: x.numpy().fill(0), "x", (torch.ones(2),)),
+    ],
+)
+def test_changes_of_tensors_arrays_and_containers_are_seen(change, name, arguments):
+    changed: list[str] = []
+    sandbox.watched(change, set(), [], changed)(*arguments)
+    assert changed == [name]
+
+
+def test_what_stays_the_same_is_not_called_changed():
+    changed: list[str] = []
+    look = sandbox.watched(lambda *values, **more: [*values, *more], set(), [], changed)
+    nan, weights = torch.tensor([float("nan")]), torch.ones(2, requires_grad=True)
+    look(
+        nan,
+        weights,
+        weights.to(torch.bfloat16),
+        [nan],
+        {"a": nan},
+        {1},
+        np.array(["text"], dtype=object),
+        "text",
+        model=torch.nn.Linear(2, 1),
+    )
+    assert changed == []
 
 
 def test_the_profiler_of_others_is_put_back():

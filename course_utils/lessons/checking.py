@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.lessons import display, exercise, sandbox
-from course_utils.lessons.exercise import Exercise, Wrong
+from course_utils.lessons.exercise import Changed, Exercise, Wrong
 
 SEED = 20240229  # every criterion starts from it, so a check gives the same report each time
 
@@ -139,30 +139,45 @@ def examine(task: Exercise, function: Any) -> Report:
         return Report(task, "wrong", message=message)
     forbidden = sandbox.code_objects(map(exercise.resolve, (task.reference, *task.forbidden)))
     called: list[str] = []
-    observed = sandbox.watched(function, forbidden, called)
+    changed: list[str] = []
+    ever_changed: list[str] = []
+    observed = sandbox.watched(function, forbidden, called, changed)
     outcomes: list[Outcome] = []
     with sandbox.quiet() as output, sandbox.random_states_kept():
         for criterion in task.criteria:
             sandbox.seed_everything(SEED)
+            changed.clear()
             try:
                 criterion.function(observed)
             except NotImplementedError as error:
                 if not any(outcome.passed for outcome in outcomes):
                     return Report(task, "not attempted", printed=output.getvalue())
                 message = _explain(error, function)
-            except Wrong as wrong:
+            except Changed as wrong:
                 message = str(wrong)
+            except Wrong as wrong:  # perhaps only because an earlier call had changed what it was given
+                message = "\n".join([str(wrong), *map(_in_place, changed[:1])])
             except (Exception, SystemExit) as error:
-                message = _explain(error, function)
+                message = _in_place(changed[0]) if changed else _explain(error, function)
             else:
                 message = ""
             if called:
                 text = f"This calls the package's own `{called[0]}`; write the formula yourself."
                 return Report(task, "refused", message=text, printed=output.getvalue())
             outcomes.append(Outcome(criterion.name, not message, message))
+            ever_changed += changed
+    if ever_changed and all(outcome.passed for outcome in outcomes):  # right numbers, and the caller's are gone
+        outcomes[-1] = Outcome(outcomes[-1].name, False, _in_place(ever_changed[0]))
     passed = [outcome.passed for outcome in outcomes]
     status = "passed" if all(passed) else "partly" if any(passed) else "wrong"
     return Report(task, status, tuple(outcomes), printed=output.getvalue())
+
+
+def _in_place(name: str) -> str:
+    return (
+        f"Your function changes its argument `{name}` in place (as `/=`, `+=`, `{name}[...] = ...`, `.append` and names that end "
+        f"in `_` do). Whoever called it still needs the old one: give the result a new name, or work on a copy."
+    )
 
 
 # ---- reports -----------------------------------------------------------------------------------------------------

@@ -28,6 +28,10 @@ class Wrong(Exception):
     """A requirement is not met. The message says what was done and what it should be: a student reads it."""
 
 
+class Changed(Wrong):
+    """An argument was changed in place, and the message says so; to any other `Wrong` the report adds it."""
+
+
 @dataclass(frozen=True)
 class Criterion:
     """One requirement of an exercise.

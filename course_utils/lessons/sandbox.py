@@ -17,9 +17,16 @@ from typing import Any
 
 import numpy as np
 
+LARGEST, LONGEST = 1_000_000, 1_000  # elements of an array, and of a container, up to which a change is looked for
 
-def watched(function: Callable[..., Any], forbidden: set[int], called: list[str]) -> Callable[..., Any]:
-    """`function`, noting in `called` the name of every forbidden code object that runs inside it."""
+
+def watched(
+    function: Callable[..., Any], forbidden: set[int], called: list[str], changed: list[str]
+) -> Callable[..., Any]:
+    """`function`, noting in `called` the name of every forbidden code object that runs inside it.
+
+    In `changed` go the names of arguments (tensors, arrays, lists, sets, dictionaries) that are not afterwards what they were.
+    """
 
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -27,14 +34,40 @@ def watched(function: Callable[..., Any], forbidden: set[int], called: list[str]
             if event == "call" and id(frame.f_code) in forbidden:
                 called.append(frame.f_code.co_name)
 
+        before = {name: _content(value) for name, value in _named(function, args, kwargs).items()}
         previous = sys.getprofile()
         sys.setprofile(look)
         try:
             return function(*args, **kwargs)
         finally:
             sys.setprofile(previous)
+            after = _named(function, args, kwargs)
+            changed.extend(name for name, content in before.items() if content != _content(after[name]))
 
     return call
+
+
+def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names that the function gives them, or by their places where it cannot be called like this."""
+    try:
+        return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {f"argument {place}": value for place, value in enumerate(args, start=1)} | kwargs
+
+
+def _content(value: Any) -> Any:
+    """What a tensor, an array or a container holds, to compare; None for everything else, and for what is large."""
+    torch: Any = sys.modules.get("torch")
+    if torch and isinstance(value, torch.Tensor):
+        if value.numel() > LARGEST or value.dtype == torch.bfloat16:
+            return None
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return (value.shape, value.tobytes()) if value.size <= LARGEST and value.dtype != object else None
+    if isinstance(value, (list, tuple, set, dict)) and len(value) <= LONGEST:
+        parts = [*value.items()] if isinstance(value, dict) else [(place, part) for place, part in enumerate(value)]
+        return [(key, id(part), _content(part)) for key, part in parts]
+    return None
 
 
 def code_objects(targets: Iterable[Callable[..., Any]]) -> set[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, close, diagnose
 
 
 def mean_accuracy(correct: Sequence[int], total: Sequence[int]) -> float:
@@ -64,7 +64,7 @@ def _inputs(answer: Callable[..., float]) -> None:
     correct, total = np.array([3, 0, 8]), np.array([4, 2, 10])
     actual = answer(correct, total)
     if correct.tolist() != [3, 0, 8] or total.tolist() != [4, 2, 10]:
-        raise Wrong("Your function changes the lists it is given. Compute from them without writing into them.")
+        raise Changed("Your function changes the lists it is given. Compute from them without writing into them.")
     diagnose(actual, {_UNWEIGHTED: (3 / 4 + 0 / 2 + 8 / 10) / 3}, expected=11 / 16)
     close(actual, 11 / 16, "Arrays with any number of tasks should work, one with nothing right among them.")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, close, diagnose
 from course_utils.lessons.exercises import lesson_01_choice, lesson_01_data, lesson_01_scoring
 
 Answer = Callable[..., float]
@@ -90,7 +90,7 @@ def _kept(answer: Answer, matrix: np.ndarray) -> object:
     given = matrix.copy()
     actual = answer(given)
     if not np.array_equal(given, matrix, equal_nan=True):
-        raise Wrong(_UNTOUCHED)
+        raise Changed(_UNTOUCHED)
     return actual
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from course_utils import datasets, streams
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, to_array
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, to_array
 
 Indices = NDArray[np.int64]
 
@@ -43,7 +43,7 @@ def _swap(answer: Callable[..., Any], first: Indices, second: Indices, fraction:
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise Wrong("Return two arrays of sample numbers: `return new_first, new_second`.")
     if not (np.array_equal(given[0], first) and np.array_equal(given[1], second)):
-        raise Wrong(
+        raise Changed(
             "Your function writes into the arrays it is given: the sharp stream would be lost. "
             "Work on copies (`rng.permutation` makes one)."
         )

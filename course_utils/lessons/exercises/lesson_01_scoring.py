@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, close, diagnose
 
 Answer = Callable[..., Any]
 SEED = 9  # of the example; chosen so that no two readings of it give the same score
@@ -162,7 +162,7 @@ def _sizes_and_names(answer: Answer) -> None:
     before = logits.clone()
     actual = [answer(logits, labels, 3, scenario) for scenario in ("class", "task", "domain")]
     if not torch.equal(logits, before):
-        raise Wrong(
+        raise Changed(
             "Your function writes into the logits it is given; the next scenario would be scored on the masked ones."
         )
     close(actual, [2 / 3, 2 / 3, 1], "Three classes per task: nothing may assume two.")

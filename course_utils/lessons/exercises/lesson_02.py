@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, close, diagnose, to_array
 from course_utils.models.head import ExpandableHead
 
 # ---- 02.1 temperature ----------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def _align_pure(align_weights: Callable[..., Any]) -> None:
     before = weight.clone()
     align_weights(weight, 4)
     if not torch.equal(weight, before):
-        raise Wrong(
+        raise Changed(
             "You changed the tensor that was passed in. Work on a copy (`weight.clone()`), so that the caller decides."
         )
 

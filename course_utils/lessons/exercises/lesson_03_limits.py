@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, close, diagnose, to_array
 
 # ---- 03.5 do no harm -----------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ def _arguments_stay(answer: Callable[..., Any]) -> None:
         given = gradient.clone(), sign * reference
         answer(*given)
         if not torch.equal(given[0], gradient) or not torch.equal(given[1], sign * reference):
-            raise Wrong(
+            raise Changed(
                 "You write into the tensors that were passed in: `-=`, `*=` and names that end in `_` do. Compute a new tensor."
             )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, close, diagnose, to_array
 from course_utils.lessons.exercises.lesson_04_layer import drawn, flops, operations
 
 Answer = Callable[..., Any]
@@ -113,12 +113,12 @@ def _leaves_the_base(answer: Answer) -> None:
     given = [t.clone() for t in (weight, A, B)]
     found = answer(weight, A, B, 0.3)
     if not torch.equal(weight, given[0]):
-        raise Wrong(
+        raise Changed(
             "The weight that was passed in has changed. Subtracting the update later does not give the old bits back: look at the "
             "cell above. Return a new tensor; `W + ...` makes one, `W += ...` does not."
         )
     if not (torch.equal(A, given[1]) and torch.equal(B, given[2])):
-        raise Wrong("A factor that was passed in has changed; leave A and B as they are.")
+        raise Changed("A factor that was passed in has changed; leave A and B as they are.")
     if found is weight:
         raise Wrong("You return the very tensor that was passed in; return a new one.")
 

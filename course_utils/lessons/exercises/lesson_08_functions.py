@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
+from course_utils.lessons.exercise import Changed, Criterion, Exercise, Wrong, close, diagnose, to_array
 from course_utils.lessons.exercises.lesson_08_tracing import counted, in_short, structure, unrolled
 
 Answer = Callable[..., Any]
@@ -167,7 +167,7 @@ def _pure(answer: Answer) -> None:
     before = pair(_start())
     same = params["first"] is first and params["second"] is second
     if not same or (pair({"first": first, "second": second}) != before).any():
-        raise Wrong(
+        raise Changed(
             "Your function writes into the dict it was given. Compiled code runs that line once, while it is traced, and never "
             "again: what it left behind is a leaked tracer. Build a new tree."
         )
