@@ -47,6 +47,7 @@ WRONG += [
         lambda image, text: image / image.square().sum(1, True) @ (text / text.square().sum(1, True)).T,
         "the squared lengths",
     ),
+    ("05.1", lambda image, text: cosines_torch(image, text).abs(), "the opposite direction"),
     ("05.1", lambda image, text: cosines_torch(image, text).T, "Rows belong to images"),
     ("05.1", lambda image, text: cosines_torch(image, text) - 0.1, "the dot product of image i and text j"),
 ]
@@ -103,6 +104,8 @@ WRONG += [
     ("05.2", lambda words, ids, length: [*_encode(end=())(words, ids, length)[:-1], 3], "stands behind the padding"),
     ("05.2", lambda words, ids, length: _encode()(words[::-1], ids, length), "'a shoe' in 7 tokens should be"),
     ("05.2", lambda words, ids, length: [_encode()(words, ids, length)], "Return one list"),
+    ("05.2", lambda words, ids, length: [2.4, *_encode()(words, ids, length)[1:]], "A token is a whole number"),
+    ("05.2", lambda words, ids, length: _encode()(words or ["?"], ids, length), "A text without words"),
 ]
 
 
@@ -139,6 +142,13 @@ def _loss(
     return loss
 
 
+@wrong("05.3", "takes one of its own")
+def loss_softmax_twice(image, text, log_scale):
+    logits = log_scale.clamp(max=math.log(100)).exp() * unit(image) @ unit(text).T
+    own = torch.arange(len(logits))
+    return (F.cross_entropy(logits.softmax(1), own) + F.cross_entropy(logits.T.softmax(1), own)) / 2
+
+
 @wrong("05.3", "without the others in the batch")
 def loss_of_pairs_alone(image, text, log_scale):
     scale = log_scale.clamp(max=math.log(100)).exp()
@@ -154,8 +164,12 @@ WRONG += [
     ("05.3", _loss(scale_of=lambda s: 1 / s.exp()), "You divide by the scale"),
     ("05.3", _loss(scale_of=lambda s: 1.0), "their softmax is almost flat"),
     ("05.3", _loss(scale_of=lambda s: s.exp()), "The scale is not bounded"),
-    ("05.3", _loss(scale_of=lambda s: s.exp().clamp(max=50)), "A scale above 100 counts as 100"),
-    ("05.3", _loss(combine=lambda rows, columns: (rows + columns) / 2 + 1), "Expected the mean of cross-entropy"),
+    ("05.3", _loss(scale_of=lambda s: s.exp().clamp(max=50)), "held below 100"),
+    ("05.3", _loss(scale_of=lambda s: s.exp().clamp(1, 100)), "has a lower bound, too"),
+    ("05.3", _loss(combine=lambda rows, columns: 5 * (rows + columns) / 2), "You sum over the pairs"),
+    ("05.3", _loss(image_of=lambda v: unit(v, 0)), "You normalise over `dim=0`"),
+    ("05.3", lambda image, text, log_scale: image.sum() * 0 + text.sum() * 0 + log_scale * 0, "Expected the mean of"),
+    ("05.3", _loss(combine=lambda rows, columns: (rows + columns) / 2 + 1), "Expected the mean of"),
     ("05.3", _loss(combine=lambda rows, columns: ((rows + columns) / 2).detach()), "The loss has no gradient"),
     ("05.3", _loss(scale_of=lambda s: s.clamp(max=math.log(100)).exp().item()), "No gradient reaches the temperature"),
 ]
@@ -426,6 +440,11 @@ def leak_reversed(predict, x, text):
 @wrong("05.9", "ask whether *all* answers are equal")
 def leak_majority(predict, x, text):
     return (predict(x, text) != predict(x, text.roll(1, dims=0))).double().mean() > 0.5
+
+
+@wrong("05.9", "Return True or False")
+def leak_as_a_share(predict, x, text):
+    return (predict(x, text) != predict(x, text.roll(1, dims=0))).float().mean() * 0.9
 
 
 @wrong("05.9", "and your test accuses it")

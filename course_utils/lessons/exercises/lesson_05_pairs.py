@@ -33,7 +33,7 @@ def cosine_similarities(image: Tensor, text: Tensor) -> Tensor:
 
 
 def _cosines(answer: Answer) -> None:
-    image, text = drawn(4, 3), drawn(2, 3, seed=6)
+    image, text = drawn(4, 3), drawn(2, 3, seed=11)  # cosines of both signs
     unit_image, unit_text = image / image.norm(dim=1, keepdim=True), text / text.norm(dim=1, keepdim=True)
     expected = unit_image @ unit_text.T
     actual = to_array(answer(image, text))
@@ -53,6 +53,7 @@ def _cosines(answer: Answer) -> None:
             "You divide by the length of the whole matrix. Every row has its own length: `norm(dim=1, keepdim=True)`.": image
             / image.norm()
             @ (text / text.norm()).T,
+            "You take the absolute value: the opposite direction would be as similar as the same one.": expected.abs(),
             "You divide by the squared lengths.": image
             / image.square().sum(1, keepdim=True)
             @ (text / text.square().sum(1, keepdim=True)).T,
@@ -92,6 +93,8 @@ def _tokens(answer: Answer, words: Sequence[str], length: int) -> list[int]:
     values = to_array(found)
     if values.ndim != 1:
         raise Wrong(f"Return one list of {length} numbers; yours has shape {values.shape}.")
+    if (values != values.round()).any():
+        raise Wrong(f"A token is a whole number, the number of a word; you got {values.tolist()}.")
     return [int(value) for value in values]
 
 
@@ -116,6 +119,9 @@ def _short_text(answer: Answer) -> None:
         raise Wrong(named[tuple(found)])
     if found != [2, 4, 5, 3, 0, 0, 0]:
         raise Wrong(f"'a shoe' in 7 tokens should be [2, 4, 5, 3, 0, 0, 0]; you got {found}.")
+    nothing = _tokens(answer, [], 4)
+    if nothing != [2, 3, 0, 0]:
+        raise Wrong(f"A text without words is begin, end and padding: [2, 3, 0, 0] in 4 tokens; you got {nothing}.")
 
 
 def _unknown_word(answer: Answer) -> None:
@@ -182,6 +188,16 @@ def _loss_value(answer: Answer) -> None:
                 scale * cosines.T, own
             ),
             "Both directions are added, not averaged.": 2 * expected,
+            'You sum over the pairs of the batch (`reduction="sum"`): a larger batch would have a larger loss. Take the mean.': 5
+            * expected,
+            "You take a softmax first, and `cross_entropy` takes one of its own: give it the logits.": (
+                F.cross_entropy((scale * cosines).softmax(dim=1), own)
+                + F.cross_entropy((scale * cosines.T).softmax(dim=1), own)
+            )
+            / 2,
+            "You normalise over `dim=0`, each coordinate over the batch. A vector is a row: `dim=1`.": both(
+                scale * F.normalize(image, dim=0) @ F.normalize(text, dim=0).T
+            ),
             "The vectors are not normalised: the network can then win by making them long, and the temperature means nothing.": both(
                 scale * image @ text.T
             ),
@@ -204,24 +220,23 @@ def _loss_value(answer: Answer) -> None:
 
 
 def _clamped(answer: Answer) -> None:
+    """Compares the answer with itself, so that a mistake elsewhere does not count twice."""
     image, text, _ = _parts()
-    cosines, own = _logits(image, text), torch.arange(5)
 
-    def at(scale: float) -> Tensor:
-        return (F.cross_entropy(scale * cosines, own) + F.cross_entropy(scale * cosines.T, own)) / 2
+    def at(scale: float) -> float:
+        return float(to_array(answer(image, text, torch.tensor(math.log(scale)))))
 
-    diagnose(
-        answer(image, text, torch.tensor(math.log(1000.0))),
-        {
-            "The scale is not bounded: here it is 1000. Training becomes unstable, because a tiny change of an angle turns the "
-            "softmax around. Clamp it to 100. (Clamping the *logarithm* to 100 does nothing; its bound is log(100).)": at(
-                1000.0
-            ),
-        },
-        expected=at(100.0),
-        rtol=1e-4,
-    )
-    close(answer(image, text, torch.tensor(math.log(1000.0))), at(100.0), "A scale above 100 counts as 100.", rtol=1e-4)
+    if math.isclose(at(10.0), at(20.0), rel_tol=1e-5):
+        raise Wrong("Your loss is the same for a scale of 10 and of 20: `log_scale` is not used.")
+    if not math.isclose(at(1000.0), at(100.0), rel_tol=1e-3):
+        raise Wrong(
+            "The scale is not bounded: 1000 gives another loss than 100. Training becomes unstable, because a tiny change of an "
+            "angle turns the softmax around. Clamp it to 100. (Clamping the *logarithm* to 100 does nothing; its bound is log(100).)"
+        )
+    if math.isclose(at(60.0), at(100.0), rel_tol=1e-3):
+        raise Wrong("Your scale is held below 100: 60 and 100 give the same loss. 100 itself is allowed.")
+    if math.isclose(at(0.25), at(0.5), rel_tol=1e-5):
+        raise Wrong("Your scale has a lower bound, too: 0.25 and 0.5 give the same loss. Only 100 was asked for.")
 
 
 def _loss_gradients(answer: Answer) -> None:
