@@ -24,8 +24,15 @@ from course_utils.lessons import catalogue, codehash, storage
 Config = Mapping[str, Any]
 Run = Callable[[dict[str, Any], int, Mapping[str, Any] | None], Mapping[str, Any]]
 
+
+def modules(*names: str) -> tuple[str, ...]:
+    """Full names of the package's modules, for `Experiment.code`: `modules("learner", "models.cnn")`."""
+    return tuple(f"course_utils.{name}" for name in names)
+
+
 # Modules that nearly every experiment's numbers come from.
-CORE = tuple(f"course_utils.{name}" for name in ("learner", "methods", "models", "objectives", "streams", "metrics"))
+CORE = modules("learner", "methods", "models", "objectives", "streams", "metrics")
+ONE_SEED: Mapping[str, Sequence[int]] = {"smoke": [0], "quick": [0], "full": [0]}
 
 
 def _default_seeds() -> dict[str, Sequence[int]]:

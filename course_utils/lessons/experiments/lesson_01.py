@@ -14,7 +14,7 @@ import torch
 
 from course_utils import Learner, datasets, methods, models, streams
 from course_utils.lessons import display
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import Experiment, describe, modules
 from course_utils.lessons.results import Results
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -34,10 +34,7 @@ SCENARIOS = {
     "domain": streams.domain_incremental,
 }
 # What the numbers come from; less than experiment.CORE, because no method but Joint is used.
-CODE = tuple(
-    f"course_utils.{name}"
-    for name in ("learner", "methods.joint", "models.mlp", "models.head", "objectives", "streams")
-)
+CODE = modules("learner", "methods.joint", "models.mlp", "models.head", "objectives", "streams")
 
 
 @cache

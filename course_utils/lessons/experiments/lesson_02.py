@@ -11,7 +11,7 @@ import numpy as np
 from course_utils import datasets, methods, metrics, models, streams
 from course_utils.augment import Affine
 from course_utils.learner import Learner
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
 
 # limit, limit_test: images a class (None: all). widths, num_features: of the small CNN.
 _SMALL = {"optimizer": "adam", "weight_decay": 0.0, "schedule": "constant", "augment": False, "lr": 3e-3}
@@ -195,23 +195,21 @@ def further(preset: str) -> dict[str, dict[str, Any]]:
     return {label: _base(preset, distinct=True, **config) for label, config in steps.items()}
 
 
-_CODE = tuple(
-    f"course_utils.{name}"
-    for name in (
-        "learner", "streams", "objectives", "augment", "models.cnn", "models.head", "datasets.gtsrb",
-        "methods.replay", "methods.buffers", "methods.distill", "methods.joint", "methods.gdumb",
-        "methods.calibrate",
-    )
+_CODE = modules(
+    "learner", "streams", "objectives", "augment", "models.cnn", "models.head", "datasets.gtsrb",
+    "methods.replay", "methods.buffers", "methods.distill", "methods.joint", "methods.gdumb",
+    "methods.calibrate",
 )  # fmt: skip
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}
 
 EXPERIMENTS = {
     entry.name: entry
     for entry in (
         Experiment("methods", run, compared, title="Methods, the same passes", code=_CODE),
-        Experiment("classic", run, classic, seeds=_ONE, title="The classic 5 x 8 protocol", code=_CODE),
-        Experiment("memory", run, memory_sweep, seeds=_ONE, title="Memory size and policy", code=_CODE),
-        Experiment("distillation", run, distillation_sweep, seeds=_ONE, title="Strength and temperature", code=_CODE),
+        Experiment("classic", run, classic, seeds=ONE_SEED, title="The classic 5 x 8 protocol", code=_CODE),
+        Experiment("memory", run, memory_sweep, seeds=ONE_SEED, title="Memory size and policy", code=_CODE),
+        Experiment(
+            "distillation", run, distillation_sweep, seeds=ONE_SEED, title="Strength and temperature", code=_CODE
+        ),
         Experiment("further", run, further, title="How far do 200 images go?", code=_CODE),
     )
 }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from course_utils import Learner, datasets, methods, metrics, models, seeding, streams
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"data": "digits", "epochs": 4, "memory": 50, "samples": 60},
@@ -290,23 +290,16 @@ def _design(preset: str) -> dict[str, dict[str, Any]]:
     return made
 
 
-_CODE = tuple(
-    f"course_utils.{name}"
-    for name in (
-        "learner", "streams", "objectives", "models.mlp", "models.head", "methods.joint", "methods.replay",
-        "methods.buffers", "methods.distill", "methods.fisher", "methods.quadratic", "methods.l2", "methods.ewc",
-        "methods.si", "methods.mas", "methods.packnet", "methods.agem", "methods.gem",
-    )
+_CODE = modules(
+    "learner", "streams", "objectives", "models.mlp", "models.head", "methods.joint", "methods.replay",
+    "methods.buffers", "methods.distill", "methods.fisher", "methods.quadratic", "methods.l2", "methods.ewc",
+    "methods.si", "methods.mas", "methods.packnet", "methods.agem", "methods.gem",
 )  # fmt: skip
-_PENALTY_CODE = tuple(
-    f"course_utils.{name}"
-    for name in (
-        "learner", "streams", "objectives", "models.mlp", "models.head", "methods.fisher", "methods.quadratic",
-        "methods.l2", "methods.ewc", "methods.si", "methods.mas",
-    )
+_PENALTY_CODE = modules(
+    "learner", "streams", "objectives", "models.mlp", "models.head", "methods.fisher", "methods.quadratic",
+    "methods.l2", "methods.ewc", "methods.si", "methods.mas",
 )  # fmt: skip
 _FIVE = {"smoke": [0], "quick": [0], "full": [0, 1, 2, 3, 4]}
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}
 
 EXPERIMENTS = {
     entry.name: entry
@@ -315,7 +308,7 @@ EXPERIMENTS = {
         Experiment("choice", run_choice, _choices, title="The choice of lambda", code=_PENALTY_CODE),
         Experiment("methods", run_stream, _compared, seeds=_FIVE, title="Methods in three scenarios", code=_CODE),
         Experiment("sweep", run_stream, _sweep, title="EWC with every lambda", code=_PENALTY_CODE),
-        Experiment("cost", run_cost, _costs, seeds=_ONE, title="Time and memory", code=_CODE),
+        Experiment("cost", run_cost, _costs, seeds=ONE_SEED, title="Time and memory", code=_CODE),
         Experiment("design", run_stream, _design, title="Without storing an image", code=(*_PENALTY_CODE, "course_utils.methods.distill")),
     )
 }  # fmt: skip

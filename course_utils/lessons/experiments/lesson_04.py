@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from course_utils import Learner, datasets, lora, methods, metrics, models, seeding, streams
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
 
 NUM_TASKS = 5
 
@@ -498,16 +498,11 @@ def _choices(preset: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _code(*names: str) -> tuple[str, ...]:
-    return tuple(f"course_utils.{name}" for name in names)
-
-
 _LORA = ("lora.layer", "lora.model")
 _TRAINING = ("learner", "streams", "objectives", "models.head", "methods.joint", "methods.replay", "methods.buffers")
-_STREAM = _code(*_TRAINING, "models.vit", *_LORA, "lora.method")
-_RESNET = _code(*_TRAINING, "models.resnet", *_LORA, "lora.method")
-_ADAPT = _code("learner", "streams", "objectives", "models.head", "models.vit", *_LORA, "lora.ranks")
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}
+_STREAM = modules(*_TRAINING, "models.vit", *_LORA, "lora.method")
+_RESNET = modules(*_TRAINING, "models.resnet", *_LORA, "lora.method")
+_ADAPT = modules("learner", "streams", "objectives", "models.head", "models.vit", *_LORA, "lora.ranks")
 
 EXPERIMENTS = {
     entry.name: entry
@@ -515,15 +510,15 @@ EXPERIMENTS = {
         Experiment("stream", run_stream, _compared, title="Five tasks, a ViT", code=_STREAM),
         Experiment("long", run_anywhere, _long, title="All images, ten epochs, a ViT", code=_STREAM),
         Experiment("resnet", run_anywhere, _resnets, title="Five tasks, a ResNet-18", code=_RESNET),
-        Experiment("resnet_long", run_anywhere, _long_resnets, seeds=_ONE, title="All images, ten epochs, a ResNet-18", code=_RESNET),
-        Experiment("bases", run_base, _bases, title="What the adapters stand on", code=(*_STREAM, *_code("lora.pretraining"))),
-        Experiment("scarce", run_base, _scarce, title="The same with few images", code=(*_STREAM, *_code("lora.pretraining"))),
-        Experiment("kinds", run_base, _kinds, title="One adapter or many", code=(*_STREAM, *_code("lora.pretraining"))),
+        Experiment("resnet_long", run_anywhere, _long_resnets, seeds=ONE_SEED, title="All images, ten epochs, a ResNet-18", code=_RESNET),
+        Experiment("bases", run_base, _bases, title="What the adapters stand on", code=(*_STREAM, *modules("lora.pretraining"))),
+        Experiment("scarce", run_base, _scarce, title="The same with few images", code=(*_STREAM, *modules("lora.pretraining"))),
+        Experiment("kinds", run_base, _kinds, title="One adapter or many", code=(*_STREAM, *modules("lora.pretraining"))),
         Experiment("adapt", run_adapt, _adaptations, title="One new task, in many ways", code=_ADAPT),
-        Experiment("memory", run_memory, _memories, seeds=_ONE, title="Memory in training", code=(*_code("lora.memory", "models.vit", "models.resnet"), *_code(*_LORA))),
-        Experiment("gpu_memory", run_gpu_memory, _gpu_memories, seeds=_ONE, title="Memory in training, on a GPU", code=(*_code("lora.memory", "models.vit", "models.resnet"), *_code(*_LORA))),
-        Experiment("serving", run_serving, _servings, seeds=_ONE, title="Many tenants", code=(*_code("lora.serving", "models.vit"), *_code(*_LORA))),
-        Experiment("choice", run_choice, _choices, seeds=_ONE, title="The choice of learning rate and rank", code=_STREAM),
+        Experiment("memory", run_memory, _memories, seeds=ONE_SEED, title="Memory in training", code=(*modules("lora.memory", "models.vit", "models.resnet"), *modules(*_LORA))),
+        Experiment("gpu_memory", run_gpu_memory, _gpu_memories, seeds=ONE_SEED, title="Memory in training, on a GPU", code=(*modules("lora.memory", "models.vit", "models.resnet"), *modules(*_LORA))),
+        Experiment("serving", run_serving, _servings, seeds=ONE_SEED, title="Many tenants", code=(*modules("lora.serving", "models.vit"), *modules(*_LORA))),
+        Experiment("choice", run_choice, _choices, seeds=ONE_SEED, title="The choice of learning rate and rank", code=_STREAM),
     )
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ import torch
 
 from course_utils import Learner, augment, datasets, methods, metrics, models, seeding, streams
 from course_utils import multimodal as words
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
 from course_utils.lessons.experiments.told import Told
 from course_utils.multimodal import descriptions, invented, signs, zero_shot
 from course_utils.multimodal.training import choose
@@ -526,16 +526,11 @@ def _costs(preset: str) -> dict[str, dict[str, Any]]:
     return {"three networks": _config(preset, **size)}
 
 
-def _code(*names: str) -> tuple[str, ...]:
-    return tuple(f"course_utils.{name}" for name in names)
-
-
-_LANGUAGE = _code(
+_LANGUAGE = modules(
     "learner", "streams", "objectives", "models.cnn", "models.head", "models.vit", "methods.joint", "methods.buffers",
     "multimodal.clip", "multimodal.contrastive", "multimodal.descriptions", "multimodal.fusion", "multimodal.replay",
     "multimodal.signs", "multimodal.text", "multimodal.tokenizer", "multimodal.training", "lessons.experiments.told",
 )  # fmt: skip
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}
 
 EXPERIMENTS = {
     entry.name: entry
@@ -544,9 +539,9 @@ EXPERIMENTS = {
         Experiment("memories", run_stream, _memories, title="Memories of equal bytes", code=_LANGUAGE),
         Experiment("meaning", run_stream, _meanings, title="Does it matter what the sentences say?", code=_LANGUAGE),
         Experiment("leak", run_leak, _leaks, title="A text that gives the answer away", code=_LANGUAGE),
-        Experiment("cost", run_cost, _costs, seeds=_ONE, title="What the networks cost", code=_LANGUAGE),
-        Experiment("speed", run_speed, _speeds, seeds=_ONE, title="The data path", code=(*_LANGUAGE, *_code("multimodal.speed"))),
-        Experiment("signs", run_signs, _signs, title="Signs that were only described", code=(*_LANGUAGE, *_code("multimodal.invented", "multimodal.zero_shot"))),
-        Experiment("closed", run_closed, _closed, title="Two classes held out", code=(*_LANGUAGE, *_code("multimodal.zero_shot"))),
+        Experiment("cost", run_cost, _costs, seeds=ONE_SEED, title="What the networks cost", code=_LANGUAGE),
+        Experiment("speed", run_speed, _speeds, seeds=ONE_SEED, title="The data path", code=(*_LANGUAGE, *modules("multimodal.speed"))),
+        Experiment("signs", run_signs, _signs, title="Signs that were only described", code=(*_LANGUAGE, *modules("multimodal.invented", "multimodal.zero_shot"))),
+        Experiment("closed", run_closed, _closed, title="Two classes held out", code=(*_LANGUAGE, *modules("multimodal.zero_shot"))),
     )
 }  # fmt: skip

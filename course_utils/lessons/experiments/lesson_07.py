@@ -22,7 +22,7 @@ from torch import nn
 
 from course_utils import Learner, compression, datasets, methods, metrics, models, streams
 from course_utils.lessons import storage
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
 
 NUM_TASKS = 5
 
@@ -433,20 +433,15 @@ def attempt(make: Callable[..., nn.Module], preset: str) -> dict[str, Any]:
     return {**found, "keeps": keeps}
 
 
-def _code(*names: str) -> tuple[str, ...]:
-    return tuple(f"course_utils.{name}" for name in names)
-
-
-_COMPRESSION = _code("models.cnn", "models.head", "models.vit", "compression")
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}
+_COMPRESSION = modules("models.cnn", "models.head", "models.vit", "compression")
 
 EXPERIMENTS = {
     entry.name: entry
     for entry in (
         Experiment("front", run_front, _front, title="A dozen versions", code=_COMPRESSION),
         Experiment("bits", run_bits, _bits, title="Fewer bits", code=_COMPRESSION),
-        Experiment("vit", run_vit, _vits, seeds=_ONE, title="A transformer", code=_COMPRESSION),
+        Experiment("vit", run_vit, _vits, seeds=ONE_SEED, title="A transformer", code=_COMPRESSION),
         Experiment("macs", run_macs, _macs, title="What MACs promise", code=_COMPRESSION),
-        Experiment("stream", run_stream, _streams, title="Small in a stream", code=(*_COMPRESSION, *_code("learner", "methods", "streams", "metrics"))),
+        Experiment("stream", run_stream, _streams, title="Small in a stream", code=(*_COMPRESSION, *modules("learner", "methods", "streams", "metrics"))),
     )
 }  # fmt: skip

@@ -21,7 +21,7 @@ from course_utils import grid
 from course_utils.grid.data import ClassImages
 from course_utils.grid.record import digest
 from course_utils.lessons import codehash, storage
-from course_utils.lessons.experiment import Experiment
+from course_utils.lessons.experiment import ONE_SEED, Experiment, modules
 
 # Learning rate and amount of shrink-and-perturb: the best of `choice` (see `chosen`, and the claims).
 RATE, AMOUNT = 0.1, 0.2
@@ -179,15 +179,14 @@ def _choices(preset: str) -> dict[str, dict[str, Any]]:
 
 
 _CHOICE: dict[str, Any] = {"num_tasks": 20, "num_repeats": 4, "first_repeat": OTHER_REPEATS}
-_CURVES = tuple(f"course_utils.grid.{name}" for name in ("analysis", "results", "transfer"))
-_SHAPES = tuple(f"course_utils.grid.{name}" for name in ("clouds", "geometry", "plasticity", "record"))
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}  # the repeats are inside the run
+_CURVES = modules("grid.analysis", "grid.results", "grid.transfer")
+_SHAPES = modules("grid.clouds", "grid.geometry", "grid.plasticity", "grid.record")
 
 EXPERIMENTS = {
     entry.name: entry
     for entry in (
-        Experiment("choice", run_choice, _choices, _ONE, "Learning rate, shrink and perturb", (*TRAINING, *_CURVES)),
-        Experiment("short", run_stream, _short, _ONE, "A short stream", (*TRAINING, *_CURVES, *_SHAPES)),
-        Experiment("long", run_stream, _long, _ONE, "A long stream", (*TRAINING, *_CURVES, *_SHAPES)),
+        Experiment("choice", run_choice, _choices, ONE_SEED, "Learning rate, shrink and perturb", (*TRAINING, *_CURVES)),
+        Experiment("short", run_stream, _short, ONE_SEED, "A short stream", (*TRAINING, *_CURVES, *_SHAPES)),
+        Experiment("long", run_stream, _long, ONE_SEED, "A long stream", (*TRAINING, *_CURVES, *_SHAPES)),
     )
 }  # fmt: skip
