@@ -252,3 +252,38 @@ def test_efficiency_is_tracked_and_told(capsys):
     compress.print_efficiency_report()
     assert capsys.readouterr().out.count("\n| ") >= 4
     assert make_learner(stream) is not None
+
+
+def test_the_memory_of_derpp_is_used_though_it_holds_other_fields():
+    stream = digit_stream()
+    compress = compression.Compress(0.5, **QUICK)
+    history = learner(stream, [methods.DERpp(30), compress]).fit(stream)
+    assert not [remark for remark in history.remarks if "no memory" in remark]
+    drawn = compress._memory(learner(stream, []), stream[0].train, 0)
+    assert drawn is stream[0].train  # nobody stores anything
+
+
+def test_ratios_are_against_the_network_before_any_cut_also_when_every_task_is_quantized(tmp_path):
+    stream = digit_stream()
+    compress = compression.Compress(0.5, quantize="each task", folder=tmp_path, **{**QUICK, "track_efficiency": True})
+    run = learner(stream, [methods.Replay(30), compress])
+    run.fit(stream)
+    whole = compression.export_onnx(
+        models.build("small_cnn", stream, widths=(8,), num_features=16, num_outputs=stream[0].outputs),
+        tmp_path / "whole.onnx",
+        stream.image_shape,
+    )
+    for row in compress.rows:
+        assert row["size_ratio"] == pytest.approx(whole.stat().st_size / (1e6 * row["size_mb"]), rel=0.02)
+        assert row["speedup"] > 0
+    assert compress.get_efficiency_summary() == compress.rows[-1]
+    again = compression.Compress(0.5, **QUICK)
+    again.load_state_dict(run, compress.state_dict())
+    assert again.whole == compress.whole
+
+
+def test_a_split_that_there_is_not_is_named_at_once():
+    with pytest.raises(ValueError, match="evaluate='tset' is no split; choose one of train, validation, test"):
+        compression.Compress(evaluate="tset")
+    with pytest.raises(ValueError, match="nothing has been deployed yet"):
+        compression.Compress().print_efficiency_report()

@@ -15,8 +15,9 @@ from course_utils.compression.benchmark import benchmark_models, profile_hardwar
 from course_utils.compression.blocks import block_names, drop_blocks
 from course_utils.compression.choice import TARGETS, Candidate, Constraints, choose, pareto
 from course_utils.compression.export import export_onnx
+from course_utils.compression.inputs import image_shape_of, repeatable
 from course_utils.compression.preparation import calibrate, images_of, prepare
-from course_utils.compression.pruning import ChannelPruner, find_image_shape, parameters
+from course_utils.compression.pruning import ChannelPruner, parameters
 from course_utils.compression.quantization import HalfModel, train_rounded
 from course_utils.compression.tracing import count_macs
 from course_utils.compression.training import finetune
@@ -67,6 +68,8 @@ class AutoOptimizer:
         batch_size: int = 1,
         measure: Callable[..., Mapping[str, Mapping[str, Any]]] = benchmark_models,
     ):
+        if isinstance(precisions, str) or not isinstance(ratios, Sequence):
+            raise ValueError(f"precisions={precisions!r}, ratios={ratios!r}: give lists, as in ['int8'] and [0.5]")
         unknown = sorted(set(precisions) - set(PRECISIONS))
         if target_metric not in TARGETS or unknown:
             raise ValueError(
@@ -108,7 +111,8 @@ class AutoOptimizer:
             the last) and "best" (the choice among all), each with "model", "metrics" and "name"; "choice", a `Choice`;
             "explanation", in words; "candidates" and "pareto", lists of `Candidate`; "hardware".
         """
-        shape = tuple(image_shape) if image_shape is not None else find_image_shape(model)
+        shape = image_shape_of(model, image_shape)
+        repeatable(train_loader), repeatable(test_loader, "test_loader")
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(folder if folder is not None else temporary)
             made = self._candidates(model, train_loader, shape)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.compression.export import export_onnx
-from course_utils.compression.pruning import find_image_shape, parameters
+from course_utils.compression.inputs import image_shape_of
+from course_utils.compression.pruning import parameters
 from course_utils.compression.runtime import INTEGER_NODES, Deployed, nodes_run
 from course_utils.compression.tracing import count_macs
 
@@ -66,6 +67,10 @@ def benchmark_models(
 
     Built in lesson 07.
     """
+    if not isinstance(models, Mapping):
+        raise ValueError(
+            f"models is a {type(models).__name__}; give names with it: {{'fp32': model, 'int8': 'small.onnx'}}"
+        )
     if not models or rounds < 1 or runs < 1 or batch_size < 1:
         raise ValueError(
             f"{len(models)} models, rounds={rounds}, runs={runs}, batch_size={batch_size}: at least one each"
@@ -108,11 +113,11 @@ def benchmark_models(
 
 
 def _shape(models: Mapping[str, nn.Module | str | Path], image_shape: Sequence[int] | None) -> tuple[int, ...]:
-    if image_shape is not None:
-        return tuple(image_shape)
     network = next((model for model in models.values() if isinstance(model, nn.Module)), None)
     if network is not None:
-        return find_image_shape(network)
+        return image_shape_of(network, image_shape)
+    if image_shape is not None:
+        return tuple(image_shape)
     first = Deployed(Path(str(next(iter(models.values())))))
     return tuple(first.session.get_inputs()[0].shape[1:])
 

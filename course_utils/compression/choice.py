@@ -28,6 +28,15 @@ class Constraints:
     min_accuracy: float | None = None
     max_accuracy_drop: float | None = None
 
+    def __post_init__(self) -> None:
+        shares = {"min_accuracy": self.min_accuracy, "max_accuracy_drop": self.max_accuracy_drop}
+        for name, share in shares.items():
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name}={share}: accuracies are shares, 0.95 for 95 %")
+        for name, most in {"max_size_mb": self.max_size_mb, "max_latency_ms": self.max_latency_ms}.items():
+            if most is not None and most <= 0:
+                raise ValueError(f"{name}={most}: nothing is that small; give a number above 0, or None")
+
     def broken(self, candidate: Candidate, baseline: Candidate) -> list[str]:
         """What a candidate does not keep to, in words; empty if it keeps to everything."""
         found = []

@@ -7,6 +7,7 @@ convolution and runs it on integers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_utils.compression.half import HalfModel
 from course_utils.compression.tracing import BATCH, Call, example, trace
 
 OPSET = 20  # the first one with Gelu; ONNX Runtime 1.17 and later read it
@@ -38,7 +40,8 @@ def export_onnx(
     The number of images stays free. Fake-quantized layers become integers in the file, see the module's text.
 
     Args:
-        model: any module whose calls are known here: the course's networks, torchvision's ResNets and MobileNetV3.
+        model: any module whose calls are known here: the course's networks, torchvision's ResNets and MobileNetV3. Of a
+            `HalfModel` the weights are stored in 16 bits.
         image_shape: (channels, height, width).
         half: store weights as 16-bit floats. They are turned back into 32 bits when the file is loaded: half the size,
             the same speed.
@@ -52,12 +55,19 @@ def export_onnx(
     import onnx
     from onnx import helper
 
+    if isinstance(model, HalfModel):
+        model, half = copy.deepcopy(model.model).float(), True
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     x = example(tuple(image_shape)).to(device) if example_input is None else example_input
     found = trace(model, x)
     graph = Graph(found.input, half)
     for call in found.calls:
         graph.add(call)
+    if not graph.known(found.output):
+        raise ExportError(
+            "the answer could not be followed from the images to the end, so the file would hold one constant answer; a call on "
+            f"the way is not PyTorch's own, or leaves it for NumPy. What was followed: {', '.join(dict.fromkeys(c.name for c in found.calls))}"
+        )
     last = graph.name_of(found.output)
     graph.nodes.append(helper.make_node("Identity", [last], [OUTPUT]))
     made = helper.make_graph(

@@ -110,6 +110,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
 def images_of(batch: Any) -> Tensor:
     """The images of a batch that a loader gives: alone, or first in a tuple; uint8 becomes [0, 1]."""
     x = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (tuple, list)) else batch
+    x = torch.as_tensor(x)
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.compression.blocks import drop_blocks
+from course_utils.compression.fake import FakeQuantize
 from course_utils.compression.heads import PARTS, attentions, head_norms, keep_heads
+from course_utils.compression.inputs import image_shape_of
 from course_utils.compression.schedule import cubic_sparsity
 from course_utils.compression.storage import channels_last
 from course_utils.compression.tracing import count_macs
@@ -23,7 +25,6 @@ from course_utils.models import ExpandableHead
 
 METHODS = ("channel", "magnitude")
 NORMS = {"l1": 1, "l2": 2}
-SIDES = (28, 32, 64, 224, 8, 16, 48, 96, 128)  # of images, tried in this order
 
 
 def prune_model(
@@ -45,7 +46,7 @@ def prune_model(
     """Prune a copy of a network.
 
     Args:
-        target_sparsity: share to remove, 0 to below 1.
+        target_sparsity: share to remove, 0 to below 1. Every layer keeps one channel at least.
         method: "channel" makes layers narrower. "magnitude" sets the smallest weights to zero and nothing else: the file
             and the arithmetic stay as large as before (the contrast of lesson 07).
         gradual: in `steps` steps on the cubic schedule; otherwise at once.
@@ -74,7 +75,9 @@ def prune_model(
         )
     if not 0 <= target_sparsity < 1 or steps < 1:
         raise ValueError(f"target_sparsity={target_sparsity}, steps={steps}: a share in [0, 1) and at least one step")
-    shape = tuple(image_shape) if image_shape is not None else find_image_shape(model)
+    if any(isinstance(module, FakeQuantize) for module in model.modules()):
+        raise ValueError("this network is fake-quantized already; prune first, then quantize what is left")
+    shape = image_shape_of(model, image_shape)
     made = copy.deepcopy(model)
     made.requires_grad_(True)
     if blocks and images is None:
@@ -131,7 +134,7 @@ class ChannelPruner:
         self.plan = _cubic(ratio, steps)
         self.done = 0
         heads = [module for module in model.modules() if isinstance(module, ExpandableHead)]
-        fixed = [model.get_submodule(name) for name in ignored] + heads
+        fixed = _named(model, ignored) + heads
         if not heads:  # another library's network: its last dense layer gives the answers
             fixed += [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
         before = attentions(model if original is None else original)  # blocks may be missing in `model`
@@ -141,12 +144,13 @@ class ChannelPruner:
         # Of the class token and the positions it says which dimension it would prune; their width stays.
         warnings.filterwarnings("ignore", module="torch_pruning")
         base = getattr(tp.pruner, "BasePruner", None) or tp.pruner.MetaPruner  # its older name
+        shares = _one_stays(model, ratio) if original is None else _ratios_left(model, original, ratio)
         self.pruner = base(
             model.eval(),
             torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device),
             importance=tp.importance.GroupMagnitudeImportance(p=self.norm),
             pruning_ratio=ratio,
-            pruning_ratio_dict={} if original is None else _ratios_left(model, original, ratio),
+            pruning_ratio_dict=shares,
             iterative_steps=steps,
             iterative_pruning_ratio_scheduler=_cubic,
             ignored_layers=fixed,
@@ -168,6 +172,25 @@ class ChannelPruner:
 
 def _cubic(target: float, steps: int) -> list[float]:
     return [cubic_sparsity(step, steps, target) for step in range(steps + 1)]
+
+
+def _named(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    modules = dict(model.named_modules())
+    wanted = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in wanted if name not in modules]
+    if unknown:
+        layers = [name for name, module in modules.items() if isinstance(module, (nn.Conv2d, nn.Linear))]
+        raise ValueError(
+            f"ignored names {', '.join(unknown)}, which the network does not have; it has {', '.join(layers)}"
+        )
+    return [modules[name] for name in wanted]
+
+
+def _one_stays(model: nn.Module, ratio: float) -> dict[nn.Module, float]:
+    """Layer -> share, for those that would lose their last channel: Torch-Pruning leaves such a layer whole."""
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    most = {layer: 1 - (1 + 1e-6) / len(layer.weight) for layer in layers}
+    return {layer: share for layer, share in most.items() if share < ratio}
 
 
 def _ratios_left(model: nn.Module, original: nn.Module, ratio: float) -> dict[nn.Module, float]:
@@ -240,29 +263,6 @@ def channel_norms(weight: Tensor, norm: str = "l2") -> Tensor:
 def parameters(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def find_image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(channels, height, width) of images that a network takes: the first usual size for which it answers.
-
-    Raises:
-        ValueError: it takes none of them.
-    """
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    dense = next((module for module in model.modules() if isinstance(module, nn.Linear)), None)
-    channels = first.in_channels if first is not None else None
-    device = next(model.parameters()).device
-    for side in SIDES:
-        for count in (channels,) if channels else (1, 3):
-            if channels is None and dense is not None and dense.in_features != count * side * side:
-                continue
-            try:
-                with torch.no_grad():
-                    copy.deepcopy(model).eval()(torch.zeros(2, count, side, side, device=device))
-            except (RuntimeError, ValueError):
-                continue
-            return count, side, side
-    raise ValueError(f"the network takes none of the usual sizes {SIDES}; give image_shape=(channels, height, width)")
 
 
 def _zero_smallest(model: nn.Module, target: float, steps: int, train_fn: Callable[[nn.Module], Any] | None) -> None:

@@ -15,22 +15,12 @@ from torch import Tensor, nn
 from course_utils.compression.benchmark import weight_bits
 from course_utils.compression.export import export_onnx
 from course_utils.compression.fake import set_state
+from course_utils.compression.half import HalfModel
+from course_utils.compression.inputs import image_shape_of, repeatable
 from course_utils.compression.preparation import calibrate, prepare
-from course_utils.compression.pruning import find_image_shape
 from course_utils.compression.training import finetune
 
 DTYPES = ("qint8", "float16")
-
-
-class HalfModel(nn.Module):
-    """A network in 16-bit floats, for GPUs and for storage: takes and gives 32-bit floats."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = copy.deepcopy(model).half()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.half()).float()
 
 
 def quantize_model(
@@ -75,7 +65,11 @@ def quantize_model(
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     if dtype == "qint8" and train_loader is None:
         raise ValueError("dtype='qint8' needs train_loader: ranges of activations come from data; 'float16' needs none")
-    shape = tuple(image_shape) if image_shape is not None else find_image_shape(model)
+    if qat_epochs < 0:
+        raise ValueError(f"qat_epochs={qat_epochs}: give 0 for none, or passes over train_loader")
+    if train_loader is not None:
+        train_loader = repeatable(train_loader)
+    shape = image_shape_of(model, image_shape)
     original = copy.deepcopy(model).to(device).eval()
     losses: list[float] = []
     if dtype == "float16":

@@ -35,6 +35,7 @@ class Deployed:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it is not an ONNX file.
     """
 
     def __init__(self, path: str | Path, threads: int = 1, optimized: str | Path | None = None):
@@ -49,7 +50,12 @@ class Deployed:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if "INVALID_PROTOBUF" not in str(error):
+                raise
+            raise ValueError(f"{path} is not an ONNX file; write one with `export_onnx`") from error
         self.input = self.session.get_inputs()[0].name
 
     def __call__(self, x: Tensor | np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.compression.blocks import block_names
+from course_utils.compression.fake import FakeQuantize
 from course_utils.compression.heads import attentions
 
 Widths = Mapping[str, tuple[int, ...]]
@@ -90,7 +91,15 @@ def _tell(module: nn.Module) -> None:
 
 
 def save_pruned(model: nn.Module, path: str | Path) -> Path:
-    """Write a pruned network: the shapes of its tensors, and the tensors."""
+    """Write a pruned network: the shapes of its tensors, and the tensors.
+
+    Raises:
+        ValueError: it is fake-quantized; integers are kept as ONNX files.
+    """
+    if any(isinstance(module, FakeQuantize) for module in model.modules()):
+        raise ValueError(
+            "this network is fake-quantized; write its integers with `export_onnx`, or save it before `prepare`"
+        )
     path = Path(path)
     temporary = path.with_name(f"{path.name}.part")
     temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,8 @@ from course_utils.streams import Samples
 
 PLACE = 13  # of the fine-tuning's random numbers among those derived from the learner's seed
 TIMES = ("end", "each task")
+SPLITS = ("train", "validation", "test")
+NEEDED = ("x", "y", "task")  # of a stored sample, to learn from it
 
 
 class Compress(Method):
@@ -58,9 +60,13 @@ class Compress(Method):
 
     Attributes:
         rows: one dictionary a task: `task`, `kind`, `size_mb`, `parameters`, `sparsity`, `accuracy` (mean over tasks seen, of the
-            very file), `forgetting`, and with `track_efficiency` `latency_ms`, `latency_p95_ms`, `fps`.
+            very file), `forgetting`, `size_ratio`, and with `track_efficiency` `latency_ms`, `latency_p95_ms`, `fps`, `speedup`. The
+            two ratios are against the network after the first task, before any cut, in floats.
         accuracy: `(tasks, tasks)`, of the deployed files; NaN where nothing was measured.
         deployed: path of the last file, if `folder` is given.
+
+    `learner.model` is the narrow network; its `state_dict()` is filled up with zeros to the old widths, so that a run can resume.
+    To keep the network itself use `save_pruned`.
 
     Raises:
         ValueError: an unknown option, or a method beside it that knows weights by name.
@@ -96,6 +102,8 @@ class Compress(Method):
             raise ValueError(
                 f"quantize={quantize!r}, quantization_dtype={quantization_dtype!r}: choose {' or '.join(TIMES)}, and qint8 or float16"
             )
+        if evaluate not in SPLITS:
+            raise ValueError(f"evaluate={evaluate!r} is no split; choose one of {', '.join(SPLITS)}")
         if not 0 <= target_sparsity < 1 or min(finetune_steps, qat_steps) < 0 or calibration < 1:
             raise ValueError(
                 f"target_sparsity={target_sparsity}, finetune_steps={finetune_steps}, qat_steps={qat_steps}, "
@@ -115,6 +123,9 @@ class Compress(Method):
         self.deployed: Path | None = None
         self.gone = 0.0  # share of the channels that was removed so far
         self.pruned: nn.Module | None = None  # the network that it was removed from
+        self.whole = (
+            b""  # the file of the network after the first task, before any cut, in floats: what is compared with
+        )
 
     # ------------------------------------------------------------------ the hooks
 
@@ -125,6 +136,8 @@ class Compress(Method):
 
     def after_task(self, learner, task, data):
         last = task.index == len(learner.stream) - 1
+        if task.index == 0:
+            self.whole = self._whole(learner)
         memory = self._memory(learner, data, task.index)
         if self.enable_pruning:
             self._prune(learner, task, data, memory)
@@ -156,7 +169,8 @@ class Compress(Method):
         """Samples of all tasks so far, as far as somebody stored them; otherwise the task's own."""
         for method in learner.methods:
             buffer = getattr(method, "buffer", None)
-            if buffer is not None and len(buffer) and set(data.fields) <= set(buffer.fields):
+            if buffer is not None and len(buffer) and set(NEEDED) <= set(buffer.fields):
+                data = Samples({name: data.fields[name] for name in data.fields if name in buffer.fields})
                 stored = Samples({name: buffer.all()[name] for name in data.fields})
                 if bool((stored.fields["task"] == index).any()):
                     return stored
@@ -230,6 +244,11 @@ class Compress(Method):
         export_onnx(network, path, shape, half=integers and self.quantization_dtype == "float16")
         self._size = {"parameters": parameters(network), "size_mb": path.stat().st_size / MEGABYTE}
 
+    def _whole(self, learner) -> bytes:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = export_onnx(deployable(learner.model), Path(temporary) / "whole.onnx", learner.stream.image_shape)
+            return path.read_bytes()
+
     def _watch(self, learner, task, path: Path, kind: str) -> None:
         run = Deployed(path)
         seen = learner.stream.tasks[: task.index + 1]
@@ -242,24 +261,29 @@ class Compress(Method):
         row = {"task": task.index + 1, "kind": kind, **self._size, "sparsity": self.gone}
         row["accuracy"] = float(matrix[-1].mean())
         row["forgetting"] = float(metrics.forgetting(matrix)) if task.index > 0 else 0.0
+        row["size_ratio"] = len(self.whole) / path.stat().st_size
         if self.track_efficiency:
-            row.update(timing(interleaved({"": run}, learner.stream.image_shape)[""]))
+            with tempfile.TemporaryDirectory() as temporary:
+                (whole := Path(temporary) / "whole.onnx").write_bytes(self.whole)
+                times = interleaved({"whole": Deployed(whole), "": run}, learner.stream.image_shape)
+            row.update(timing(times[""]))
+            row["speedup"] = timing(times["whole"])["latency_ms"] / row["latency_ms"]
         self.rows.append(row)
 
     def get_efficiency_summary(self) -> dict[str, Any]:
-        """The last task's row, with `size_ratio` and `speedup` against the first task's deployed floats."""
+        """The last task's row: its `size_ratio` and `speedup` are against the network before any cut, in floats."""
+        self._fitted()
+        return dict(self.rows[-1])
+
+    def _fitted(self) -> None:
         if not self.rows:
             raise ValueError("nothing has been deployed yet; fit a stream first")
-        first, last = self.rows[0], self.rows[-1]
-        summary = {**last, "size_ratio": first["size_mb"] / last["size_mb"]}
-        if "latency_ms" in last:
-            summary["speedup"] = first["latency_ms"] / last["latency_ms"]
-        return summary
 
     def print_efficiency_report(self) -> None:
         """What was deployed after every task, as a table."""
         from course_utils.compression.report import markdown_table
 
+        self._fitted()
         print(markdown_table(self.rows))
 
     # ------------------------------------------------------------------ saving
@@ -268,6 +292,7 @@ class Compress(Method):
         shapes = {} if self.pruned is None else {name: list(s) for name, s in shapes_of(self.pruned).items()}
         return {
             "gone": self.gone,
+            "whole": torch.tensor(list(self.whole), dtype=torch.uint8),
             "shapes": shapes,
             "rows": [dict(row) for row in self.rows],
             "accuracy": self.accuracy.tolist(),
@@ -276,6 +301,7 @@ class Compress(Method):
     def load_state_dict(self, learner, state):
         self._start(len(learner.stream))
         self.rows, self.gone = [dict(row) for row in state["rows"]], state["gone"]
+        self.whole = bytes(state["whole"].tolist())
         self.accuracy = np.array(state["accuracy"], dtype=float).reshape(self.accuracy.shape)
         if state["gone"] > 0:
             resize(learner.model, {name: tuple(shape) for name, shape in state["shapes"].items()})

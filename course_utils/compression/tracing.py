@@ -75,6 +75,11 @@ class _Recorder(TorchFunctionMode):
             if any(output is given for given in args):
                 output = output.detach()  # in place: from here on another tensor, though its memory is the same
             self.calls.append(Call(name, tuple(args), kwargs, output, self.place[-1]))
+        elif isinstance(output, (tuple, list)):  # each by itself: nothing that depends on the images may be overlooked
+            parts = [part for part in output if isinstance(part, Tensor)]
+            self.calls += [
+                Call(f"{name} (several results)", tuple(args), kwargs, part, self.place[-1]) for part in parts
+            ]
         return output
 
 

@@ -73,6 +73,8 @@ def finetune(
         ValueError: an empty loader, or no step.
         FloatingPointError: the loss is not finite.
     """
+    if steps is None and not hasattr(loader, "__len__"):
+        raise ValueError(f"epochs={epochs} of a {type(loader).__name__}, whose length is unknown; say steps= instead")
     total = steps if steps is not None else math.ceil(epochs * len(loader))  # type: ignore[arg-type]
     if total < 1:
         raise ValueError(f"epochs={epochs}, steps={steps} make no step; ask for at least one")
@@ -150,7 +152,7 @@ def finetune_in_stream(
     The loss is the learner's own objective, with the outputs that compete in its scenario, and distillation from `teacher`.
 
     Args:
-        memory: samples of all tasks so far.
+        memory: samples of all tasks so far, with all fields of `data` or some of them.
         rounded: the network is calibrated, and learns with rounded numbers.
     """
     if rounded:
@@ -160,7 +162,7 @@ def finetune_in_stream(
     teacher.eval()
     for step in range(steps):
         halves = [part[torch.randint(len(part), (batch_size // 2,), generator=generator)] for part in (data, memory)]
-        batch = {name: torch.cat([half[name] for half in halves]).to(learner.device) for name in data.fields}
+        batch = {name: torch.cat([half[name] for half in halves]).to(learner.device) for name in memory.fields}
         x = learner.inputs(batch["x"], generator)
         with torch.no_grad():
             known = teacher(x)

@@ -20,7 +20,7 @@ from course_utils.datasets.standins import photos
 from course_utils.datasets.standins.photos.distortions import distort
 from course_utils.datasets.standins.photos.distortions import quality as quality_left
 from course_utils.datasets.standins.photos.scenes import draw_scene
-from course_utils.lessons.experiment import Experiment, describe
+from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
 
 FAMILIES = ("eva", "ava")
 DISTORTIONS = ("blur", "noise", "contrast", "jpeg", "blocking")  # the first two are EVA's, the last two AVA's
@@ -228,39 +228,56 @@ DESIGN = {
     "lr": 3e-3,
 }  # the task
 CANDIDATES = {"L2": (0.1, 1.0, 10.0), "EWC": (0.1, 1.0, 10.0)}
-CHOSEN = {"L2": 1.0, "EWC": 0.1}  # by the experiment `choice`
+CHOSEN = {
+    "datasets": {"L2": 1.0, "EWC": 0.1},
+    "categories": {"L2": 1.0, "EWC": 0.1},
+}  # by the experiment `choice`
 
 
 def _config(preset: str, **changes: Any) -> dict[str, Any]:
     return {**PRESETS[preset], **BASE, **changes}
 
 
-def _stream(preset: str) -> dict[str, dict[str, Any]]:
-    """The methods, what is below and what is above them; those that protect weights in full only, for the sake of time."""
+def _methods(preset: str, stream: str) -> dict[str, dict[str, Any]]:
+    """The methods, what is below and what is above them; those that protect weights in full only, for the sake of time.
+
+    Joint training begins anew with every task. In full it gets enough passes to be a ceiling.
+    """
+    ceiling = {"epochs": 4 * PRESETS[preset]["epochs"]} if preset == "full" else {}
     found = {
-        "naive": _config(preset),
-        "L2": _config(preset, method="l2", strength=CHOSEN["L2"]),
-        "EWC": _config(preset, method="ewc", strength=CHOSEN["EWC"]),
-        "PackNet (task told)": _config(preset, method="packnet"),
-        "replay": _config(preset, method="replay"),
-        "joint": _config(preset, method="joint"),
+        "naive": _config(preset, stream=stream),
+        "L2": _config(preset, stream=stream, method="l2", strength=CHOSEN[stream]["L2"]),
+        "EWC": _config(preset, stream=stream, method="ewc", strength=CHOSEN[stream]["EWC"]),
+        "PackNet (task told)": _config(preset, stream=stream, method="packnet"),
+        "replay": _config(preset, stream=stream, method="replay"),
+        "joint": _config(preset, stream=stream, method="joint", **ceiling),
     }
     return {name: config for name, config in found.items() if preset == "full" or name in ("naive", "replay", "joint")}
 
 
-def _choice(preset: str) -> dict[str, dict[str, Any]]:
-    """The candidates; naive training is strength 0 of both."""
-    return {"naive": _config(preset)} | {
-        f"{name} {strength:g}": _config(preset, method=name.lower(), strength=strength)
-        for name, strengths in CANDIDATES.items()
-        for strength in strengths
-    }
+def _stream(preset: str) -> dict[str, dict[str, Any]]:
+    """EVA's part, then AVA's: the same contents, other distortions."""
+    return _methods(preset, "datasets")
 
 
 def _categories(preset: str) -> dict[str, dict[str, Any]]:
     """Six tasks of one family: other contents, the same distortions."""
     short = {"epochs": 1} if preset == "quick" else {}
-    return {name: _config(preset, stream="categories", method=name) | short for name in ("naive", "replay", "joint")}
+    return {name: config | short for name, config in _methods(preset, "categories").items()}
+
+
+def _choice(preset: str) -> dict[str, dict[str, Any]]:
+    """The candidates, for each of the two streams; naive training is strength 0 of both. Outside full for the first only."""
+    streams = ("datasets", "categories") if preset == "full" else ("datasets",)
+    found = {}
+    for stream in streams:
+        ahead = "" if stream == "datasets" else f"{stream}, "
+        found[f"{ahead}naive"] = _config(preset, stream=stream)
+        for name, strengths in CANDIDATES.items():
+            for strength in strengths:
+                config = _config(preset, stream=stream, method=name.lower(), strength=strength)
+                found[f"{ahead}{name} {strength:g}"] = config
+    return found
 
 
 def _losses(preset: str) -> dict[str, dict[str, Any]]:
@@ -284,26 +301,21 @@ def _cost(preset: str) -> dict[str, dict[str, Any]]:
     return {"three backbones": {"size": 64, "runs": runs, "measure_memory": preset == "full"}}
 
 
-def _code(*names: str) -> tuple[str, ...]:
-    return tuple(f"course_utils.{name}" for name in names)
-
-
-_CODE = _code(
+_CODE = modules(
     "learner", "streams", "objectives", "models.head", "methods.joint", "methods.buffers", "methods.ewc", "methods.l2",
     "methods.packnet", "quality.losses", "quality.metrics", "quality.models", "quality.objective", "quality.streams",
     "quality.training", "quality.transforms", "datasets.standins.photos",
 )  # fmt: skip
-_ONE = {"smoke": [0], "quick": [0], "full": [0]}
 
 EXPERIMENTS = {
     entry.name: entry
     for entry in (
         Experiment("stream", run_stream, _stream, title="EVA's part, then AVA's", code=_CODE),
-        Experiment("choice", run_choice, _choice, seeds=_ONE, title="Strengths, on validation images", code=_CODE),
+        Experiment("choice", run_choice, _choice, title="Strengths, on validation images", code=_CODE),
         Experiment("losses", run_stream, _losses, title="Five losses, one data set", code=_CODE),
         Experiment("augment", run_stream, _augment, title="Augmentation, true and false", code=_CODE),
-        Experiment("categories", run_stream, _categories, seeds=_ONE, title="Six contents, one after the other", code=_CODE),
-        Experiment("backbones", run_stream, _backbones, seeds=_ONE, title="Other backbones", code=_CODE),
-        Experiment("cost", run_cost, _cost, seeds=_ONE, title="What the backbones cost", code=_code("quality.comparison", "quality.models")),
+        Experiment("categories", run_stream, _categories, title="Six contents, one after the other", code=_CODE),
+        Experiment("backbones", run_stream, _backbones, title="Other backbones", code=_CODE),
+        Experiment("cost", run_cost, _cost, seeds=ONE_SEED, title="What the backbones cost", code=modules("quality.comparison", "quality.models")),
     )
 }  # fmt: skip
