@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose
+from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, diagnose, to_array
 from course_utils.lessons.exercises.lesson_05_pairs import drawn
 from course_utils.lessons.exercises.lesson_06_scores import rank_correlation
 
@@ -89,6 +89,8 @@ def _every_view(answer: Answer) -> None:
         raise Wrong(f"{'All' if mirrored else 'None'} of 200 images are mirrored: decide for each.")
     if not 0.3 < mirrored < 0.7:
         raise Wrong(f"{mirrored:.0%} of the images are mirrored; about half are asked for.")
+    if all(top == left for top, left, _ in places):
+        raise Wrong("Every window begins as far from the top as from the left: one draw is used for both. Draw twice.")
     if len({place[:2] for place in places}) < 9:
         raise Wrong(
             "With shift=2 a window can begin at 0, 1 or 2 from the top and from the left, drawn apart: nine places. Not all of them "
@@ -105,6 +107,9 @@ def _generator_used(answer: Answer) -> None:
         raise Wrong("The same generator gives other views: pass `generator=generator` to every random function.")
     if first == other:
         raise Wrong("Two generators give the same views: nothing is drawn from `generator`.")
+    sides, others = ([place and place[2] for place in places] for places in (first, other))
+    if sides == others:
+        raise Wrong("The same images are mirrored with every generator. Draw the side of each image, as you draw its place.")
 
 
 # ---- 06.7 stability --------------------------------------------------------------------------------------------------
@@ -121,47 +126,73 @@ def stability(predictions: Sequence[Sequence[Any]], srcc: Callable[[Any, Any], f
     return sum(terms) / len(terms)
 
 
-def _tasks(count: int = 3) -> list[list[list[float]]]:
+def _tasks(count: int = 4) -> list[list[list[float]]]:
+    """Scores of `count` tasks of 7, 8, ... images after each of them; some far from the others, so that ranks matter."""
     generator = np.random.default_rng(6)
-    return [[generator.permutation(8).tolist() for _ in range(count)] for _ in range(count)]
+    return [[np.exp(2 * generator.normal(size=7 + task)).tolist() for task in range(count)] for _ in range(count)]
 
 
 def _stability_value(answer: Answer) -> None:
-    p, tasks = _tasks(), range(3)
-    si = [np.mean([rank_correlation(p[i][j], p[j][j]) for j in range(i)]) for i in (1, 2)]
+    p, times = _tasks(), range(1, 4)
+
+    def index(term: Callable[[int, int], float], extra: int = 0) -> float:
+        return float(np.mean([np.mean([term(i, j) for j in range(i + extra)]) for i in times]))
+
+    si = [np.mean([rank_correlation(p[i][j], p[j][j]) for j in range(i)]) for i in times]
     expected = np.mean(si)
-    single = [rank_correlation(p[i][j], p[j][j]) for i in tasks for j in range(i)]
+    single = [rank_correlation(p[i][j], p[j][j]) for i in times for j in range(i)]
+    found = _index(answer, p, rank_correlation)
+    if np.isnan(found):
+        raise Wrong("Your index is NaN: before the second task there is no earlier task, and a mean of nothing is NaN. Begin at i = 1.")
     diagnose(
-        answer([[list(row) for row in line] for line in p], rank_correlation),
+        found,
         {
             "The first term is counted: after task 1 there is nothing to be forgotten, so SI = 1 there is a gift. It pulls every "
             "method towards 1, and a bad one most. Begin with the second task.": np.mean([1.0, *si]),
-            "You divide by the number of tasks. There is one term for every task *but the first*.": sum(si) / 3,
-            "A task is compared with itself (j = i): that is 1 by definition. j runs over *earlier* tasks.": np.mean(
-                [np.mean([rank_correlation(p[i][j], p[j][j]) for j in range(i + 1)]) for i in (1, 2)]
+            "You divide by the number of tasks. There is one term for every task *but the first*.": sum(si) / 4,
+            "A task is compared with itself (j = i): that is 1 by definition. j runs over *earlier* tasks.": index(
+                lambda i, j: rank_correlation(p[i][j], p[j][j]), extra=1
             ),
             "You compare with the predictions after the task *before*. Small steps look harmless, however far they lead: compare "
-            "with those right after task j was learned, predictions[j][j].": np.mean(
-                [np.mean([rank_correlation(p[i][j], p[i - 1][j]) for j in range(i)]) for i in (1, 2)]
+            "with those right after task j was learned, predictions[j][j].": index(
+                lambda i, j: rank_correlation(p[i][j], p[i - 1][j])
             ),
-            "Only the last task's row counts here. Average over all times i at which something could be forgotten.": si[
-                -1
-            ],
+            "Only the last task's row counts here. Average over all times i at which something could be forgotten.": si[-1],
+            "The last time is left out: `range(1, len(predictions))` goes up to the last task.": np.mean(si[:-1]),
             "All pairs count the same here, so late tasks, which have more of them, count more. Take the mean for each i first.": np.mean(
                 single
             ),
-            "Rows and columns are exchanged: predictions[i][j] is task j's images after task i.": np.mean(
-                [np.mean([rank_correlation(p[j][i], p[j][j]) for j in range(i)]) for i in (1, 2)]
-            ),
             "The terms are summed; their mean is asked for.": sum(si),
+            "This is the median over the times; the mean is asked for.": np.median(si),
+            "This is the correlation of the *values*: `srcc`, which you are given, is not used.": index(
+                lambda i, j: _pearson(p[i][j], p[j][j])
+            ),
         },
         expected=expected,
     )
     close(
-        answer(p, rank_correlation),
+        found,
         expected,
         "Expected the mean over i >= 1 of the mean over j < i of srcc(predictions[i][j], [j][j]).",
     )
+
+
+def _index(answer: Answer, p: Sequence[Sequence[Sequence[float]]], srcc: Callable[[Any, Any], float]) -> float:
+    """What the answer gives; every task has another number of images, so that other tasks' scores cannot be compared."""
+
+    def of_one_task(first: Any, second: Any) -> float:
+        if len(first) != len(second):
+            raise Wrong(
+                f"You compare the scores of {len(first)} images with those of {len(second)}: two different tasks. predictions[i][j] and "
+                "predictions[j][j] are both of task j's images, after task i and after task j."
+            )
+        return srcc(first, second)
+
+    return float(to_array(answer([[list(scores) for scores in row] for row in p], of_one_task)))
+
+
+def _pearson(x: Sequence[float], y: Sequence[float]) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _turned_round(answer: Answer) -> None:

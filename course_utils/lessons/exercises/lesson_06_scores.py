@@ -71,10 +71,11 @@ def _without_ties(answer: Answer) -> None:
 
 
 def _with_ties(answer: Answer) -> None:
-    x, y = np.array([0.1, 0.4, 0.4, 0.4, 0.9, 0.8, 0.2]), np.array([3.0, 1.0, 5.0, 5.0, 7.0, 2.0, 2.0])
+    x, y = np.array([0.1, 0.4, 0.4, 0.4, 0.9, 0.8, 0.2, 0.2]), np.array([3.0, 1.0, 5.0, 5.0, 7.0, 6.0, 2.0, 4.0])
     a, b = _mean_ranks(x), _mean_ranks(y)
     expected = _pearson(a, b)
     lowest = [1.0 + (values[None, :] < values[:, None]).sum(axis=1) for values in (x, y)]
+    highest = [1.0 * (values[None, :] <= values[:, None]).sum(axis=1) for values in (x, y)]
     dense = [np.unique(values, return_inverse=True)[1].astype(float) for values in (x, y)]
     diagnose(
         answer(x.copy(), y.copy()),
@@ -82,11 +83,12 @@ def _with_ties(answer: Answer) -> None:
             "Equal values get different ranks, by the accident of their place in the list. They share the mean of their ranks: "
             "three values at the ranks 3, 4 and 5 all get 4.": _pearson(_ordinal(x), _ordinal(y)),
             "Equal values get the lowest of their ranks. They share the *mean* of them.": _pearson(*lowest),
+            "Equal values get the highest of their ranks. They share the *mean* of them.": _pearson(*highest),
             "Equal values share a rank, and the next value gets the next whole number, as if there were fewer images.": _pearson(
                 *dense
             ),
             "The formula with 6 * sum(d^2) holds only without ties. Take Pearson's correlation of the ranks.": 1
-            - 6 * ((a - b) ** 2).sum() / (7 * 48),
+            - 6 * ((a - b) ** 2).sum() / (8 * 63),
         },
         expected=expected,
     )
@@ -205,6 +207,12 @@ def _pair_value(answer: Answer) -> None:
             "Pairs with *equal* targets are counted too. They have no order, so nothing can be wrong about them.": mean(
                 hinge, better | equal
             ),
+            "`>=` counts pairs with equal targets, every image with itself among them. They have no order: `>`.": mean(
+                hinge, y[:, None] >= y
+            ),
+            "You look at pairs with i before j in the batch only. Where the better image stands second, nothing is asked.": mean(
+                hinge, better & torch.ones(5, 5, dtype=torch.bool).triu(1)
+            ),
             "The terms are summed, so the loss grows with the square of the batch. Take the mean over the pairs.": (
                 hinge * better
             ).sum(),
@@ -226,6 +234,11 @@ def _no_pairs(answer: Answer) -> None:
             "`count.clamp(min=1)`."
         )
     close(value, 0.0, "Where no two targets differ, the loss is 0.")
+    if not (isinstance(loss, Tensor) and loss.requires_grad):
+        raise Wrong(
+            "Where no two targets differ, your 0 is not computed from the predictions, and `.backward()` would stop with an error. "
+            "A sum over no pairs is 0, too, and has a gradient."
+        )
 
 
 def _pushes_apart(answer: Answer) -> None:
@@ -271,6 +284,20 @@ def _line_value(answer: Answer) -> None:
             )
             / 2,
             "r is squared, so a perfectly *wrong* order is as good as a right one.": 1 - r**2,
+            "r is squared and halved: a perfectly wrong order is as good as a right one.": (1 - r**2) / 2,
+            "This is (1 + r) / 2, which is 1 on a rising line: it would teach the network the opposite.": (1 + r) / 2,
+            "You divide by the squared lengths of both: the square root is missing.": (
+                1 - (x * t).sum() / (x.square().sum() * t.square().sum())
+            )
+            / 2,
+            "Only the mean of the predictions is taken off; the targets keep theirs.": (
+                1 - (x * y).sum() / (x.norm() * y.norm())
+            )
+            / 2,
+            "Only the mean of the targets is taken off; the predictions keep theirs.": (
+                1 - (p * t).sum() / (p.norm() * t.norm())
+            )
+            / 2,
             "This is a covariance: nothing keeps the predictions from growing without end. Divide by both standard deviations.": (
                 1 - (x * t).mean()
             )
@@ -320,10 +347,20 @@ def earth_movers_distance(predicted: Tensor, target: Tensor) -> Tensor:
     return gap.square().mean(dim=1).sqrt().mean()
 
 
+def _histogram_gradient(answer: Answer) -> None:
+    p = torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1]], requires_grad=True)
+    loss = answer(p, torch.tensor([[0.3, 0.3, 0.4], [0.1, 0.4, 0.5]]))
+    if not (isinstance(loss, Tensor) and loss.requires_grad):
+        raise Wrong("No gradient reaches the prediction: keep it a tensor, without `.item()`, NumPy and `no_grad`.")
+
+
 def _histogram_value(answer: Answer) -> None:
     p = torch.tensor([[0.1, 0.2, 0.4, 0.3], [0.7, 0.1, 0.1, 0.1], [0.0, 0.5, 0.5, 0.0]])
     q = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4], [0.0, 0.4, 0.6, 0.0]])
     gap, plain = (p - q).cumsum(dim=1), p - q
+    found = answer(p, q)
+    if to_array(found).shape == (3,):
+        raise Wrong("You return one distance an image. A loss is one number: their mean.")
     expected = gap.square().mean(dim=1).sqrt().mean()
     diagnose(
         answer(p, q),

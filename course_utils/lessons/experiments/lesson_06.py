@@ -5,6 +5,7 @@ Drawn photographs in every preset: few of 32 x 32 pixels in smoke, more of 64 x 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils import Learner, quality
+from course_utils import Learner, methods, quality
 from course_utils.datasets.standins import photos
 from course_utils.datasets.standins.photos.distortions import distort
 from course_utils.datasets.standins.photos.distortions import quality as quality_left
 from course_utils.datasets.standins.photos.scenes import draw_scene
 from course_utils.lessons.experiment import ONE_SEED, Experiment, describe, modules
+from course_utils.streams import Samples
 
 FAMILIES = ("eva", "ava")
 DISTORTIONS = ("blur", "noise", "contrast", "jpeg", "blocking")  # the first two are EVA's, the last two AVA's
@@ -179,6 +181,38 @@ def _described(stream: Any, config: Mapping[str, Any]) -> dict[str, str]:
     return {**found, "title": stream.title}
 
 
+class OneSet(methods.Method):
+    """Keeps of every batch the samples of one data set, the larger part: scores of two sets are never compared."""
+
+    def batch(self, learner, batch):
+        keep = batch["set"] == round(batch["set"].float().mean().item())
+        return {name: value[keep] for name, value in batch.items()}
+
+
+def run_scales(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Both data sets at once, the second one's scores multiplied by `scale`; SRCC on each one's own test images."""
+    objective = quality.QualityObjective(config["loss"])
+    stream = quality.dataset_stream([load(name, config) for name in FAMILIES], targets=objective.targets)
+    parts = []
+    for task, scale in zip(stream, (1.0, config["scale"]), strict=True):
+        same = torch.zeros(len(task.train), dtype=torch.long)
+        parts.append(Samples({**task.train.fields, "y": task.train.y * scale, "task": same, "set": same + task.index}))
+    whole = dataclasses.replace(stream, tasks=(dataclasses.replace(stream[0], train=Samples.concat(parts)),))
+    learner = Learner(
+        quality.build_scorer(config["backbone"], seed=seed, score="cosine"), [OneSet()], lr=config["lr"],
+        batch_size=2 * config["batch_size"], epochs=2 * config["epochs"], seed=seed, objective=objective,
+        augment=AUGMENTATIONS[config["augment"]], show_progress=False,
+    )  # fmt: skip
+    learner.fit(whole)
+    found = [
+        quality.srcc(
+            quality.expected_score(learner.predict(task.test.x)).numpy(), quality.true_score(task.test.y).numpy()
+        )
+        for task in stream
+    ]
+    return {"data": _described(stream, config), "srcc": found, "mean_srcc": float(np.mean(found))}
+
+
 def run_cost(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
     """The three backbones side by side on this machine's CPU, one thread."""
     threads = torch.get_num_threads()
@@ -212,7 +246,7 @@ def attempt(used: Callable[[], list[Any]], seed: int, split: str = "validation")
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"size": 32, "train": 24, "validation": 12, "test": 12, "epochs": 1, "batch_size": 16, "lr": 1e-3},
     "quick": {"size": 64, "train": 480, "validation": 60, "test": 120, "epochs": 3, "batch_size": 16, "lr": 2e-3},
-    "full": {"size": 64, "train": 720, "validation": 120, "test": 300, "epochs": 5, "batch_size": 32, "lr": 1e-3},
+    "full": {"size": 64, "train": 720, "validation": 120, "test": 300, "epochs": 10, "batch_size": 32, "lr": 1e-3},
 }
 BASE = {
     "stream": "datasets", "backbone": "mobilenet_v3_small", "method": "naive", "strength": 1.0, "memory": 100,
@@ -227,63 +261,66 @@ DESIGN = {
     "batch_size": 24,
     "lr": 3e-3,
 }  # the task
-CANDIDATES = {"L2": (0.1, 1.0, 10.0), "EWC": (0.1, 1.0, 10.0)}
-CHOSEN = {
-    "datasets": {"L2": 1.0, "EWC": 0.1},
-    "categories": {"L2": 1.0, "EWC": 0.1},
-}  # by the experiment `choice`
+CANDIDATES = {"L2": (0.01, 0.1, 1.0), "EWC": (0.01, 0.1, 1.0)}
+CHOSEN = {"L2": 0.01, "EWC": 0.1}  # by the experiment `choice`
+SHORT = {"smoke": 1, "quick": 1, "full": 15}  # epochs on a category, which has a sixth of the pictures
+STRICT = 0.5  # what strict judges make of every score
 
 
 def _config(preset: str, **changes: Any) -> dict[str, Any]:
     return {**PRESETS[preset], **BASE, **changes}
 
 
-def _methods(preset: str, stream: str) -> dict[str, dict[str, Any]]:
+def _methods(preset: str, **same: Any) -> dict[str, dict[str, Any]]:
     """The methods, what is below and what is above them; those that protect weights in full only, for the sake of time.
 
-    Joint training begins anew with every task. In full it gets enough passes to be a ceiling.
+    Joint training begins anew with every task. In full it gets twice the passes, to be a ceiling.
     """
-    ceiling = {"epochs": 4 * PRESETS[preset]["epochs"]} if preset == "full" else {}
+    ceiling = {"epochs": 2 * PRESETS[preset]["epochs"]} if preset == "full" else {}
     found = {
-        "naive": _config(preset, stream=stream),
-        "L2": _config(preset, stream=stream, method="l2", strength=CHOSEN[stream]["L2"]),
-        "EWC": _config(preset, stream=stream, method="ewc", strength=CHOSEN[stream]["EWC"]),
-        "PackNet (task told)": _config(preset, stream=stream, method="packnet"),
-        "replay": _config(preset, stream=stream, method="replay"),
-        "joint": _config(preset, stream=stream, method="joint", **ceiling),
+        "naive": _config(preset, **same),
+        "L2": _config(preset, **same, method="l2", strength=CHOSEN["L2"]),
+        "EWC": _config(preset, **same, method="ewc", strength=CHOSEN["EWC"]),
+        "PackNet (task told)": _config(preset, **same, method="packnet"),
+        "replay": _config(preset, **same, method="replay"),
+        "joint": _config(preset, **{**same, "method": "joint", **ceiling}),
     }
     return {name: config for name, config in found.items() if preset == "full" or name in ("naive", "replay", "joint")}
 
 
 def _stream(preset: str) -> dict[str, dict[str, Any]]:
     """EVA's part, then AVA's: the same contents, other distortions."""
-    return _methods(preset, "datasets")
+    return _methods(preset)
 
 
 def _categories(preset: str) -> dict[str, dict[str, Any]]:
-    """Six tasks of one family: other contents, the same distortions."""
-    short = {"epochs": 1} if preset == "quick" else {}
-    return {name: config | short for name, config in _methods(preset, "categories").items()}
+    """Six tasks of one family: other contents, the same distortions. The strengths are those of the other stream."""
+    return _methods(preset, stream="categories", epochs=SHORT[preset])
 
 
 def _choice(preset: str) -> dict[str, dict[str, Any]]:
-    """The candidates, for each of the two streams; naive training is strength 0 of both. Outside full for the first only."""
-    streams = ("datasets", "categories") if preset == "full" else ("datasets",)
-    found = {}
-    for stream in streams:
-        ahead = "" if stream == "datasets" else f"{stream}, "
-        found[f"{ahead}naive"] = _config(preset, stream=stream)
-        for name, strengths in CANDIDATES.items():
-            for strength in strengths:
-                config = _config(preset, stream=stream, method=name.lower(), strength=strength)
-                found[f"{ahead}{name} {strength:g}"] = config
-    return found
+    """The candidates; naive training is strength 0 of both."""
+    return {"naive": _config(preset)} | {
+        f"{name} {strength:g}": _config(preset, method=name.lower(), strength=strength)
+        for name, strengths in CANDIDATES.items()
+        for strength in strengths
+    }
 
 
 def _losses(preset: str) -> dict[str, dict[str, Any]]:
     """In quick two of them, for the sake of time."""
     names = ("mse", "mse+rank", "plcc", "fidelity", "emd")
     return {name: _config(preset, stream="eva", loss=name) for name in (names[:2] if preset == "quick" else names)}
+
+
+def _scales(preset: str) -> dict[str, dict[str, Any]]:
+    """Both data sets at once, judged alike and with AVA's judges twice as strict. In quick two conditions, of few steps."""
+    names = ("mse", "mse+rank", "plcc", "fidelity")
+    found = {f"{name}, one scale": _config(preset, loss=name, scale=1.0) for name in names}
+    found |= {f"{name}, two scales": _config(preset, loss=name, scale=STRICT) for name in names}
+    if preset == "quick":
+        return {name: found[name] | {"epochs": 0.5} for name in ("mse, two scales", "plcc, two scales")}
+    return found
 
 
 def _backbones(preset: str) -> dict[str, dict[str, Any]]:
@@ -313,6 +350,7 @@ EXPERIMENTS = {
         Experiment("stream", run_stream, _stream, title="EVA's part, then AVA's", code=_CODE),
         Experiment("choice", run_choice, _choice, title="Strengths, on validation images", code=_CODE),
         Experiment("losses", run_stream, _losses, title="Five losses, one data set", code=_CODE),
+        Experiment("scales", run_scales, _scales, title="Two scales", code=_CODE),
         Experiment("augment", run_stream, _augment, title="Augmentation, true and false", code=_CODE),
         Experiment("categories", run_stream, _categories, title="Six contents, one after the other", code=_CODE),
         Experiment("backbones", run_stream, _backbones, title="Other backbones", code=_CODE),

@@ -13,11 +13,14 @@ from scipy.stats import rankdata
 from course_utils import quality
 from course_utils.lessons import display
 from course_utils.lessons.experiments import lesson_06 as lesson
-from course_utils.lessons.results import Results
+from course_utils.lessons.results import Results, mean_and_spread
 from course_utils.plots.style import GREY, PALETTE, one_axes, use_style
 
 STANDIN = "drawn photographs, a stand-in"
 SHADES = 12  # of each colour in a shown picture: noise in full depth would make the notebooks twice as large
+METHODS = ("L2", "EWC", "PackNet (task told)", "replay")
+ENDS = {"naive": (GREY, ":", "floor"), "joint": ("black", "--", "ceiling")}
+SEEN = ((0, 0), (1, 0), (1, 1))  # task 1 after it, task 1 after task 2, task 2
 WISHES = ("liked most after task 1", "liked most after task 2", "rose most", "fell most")
 
 
@@ -71,6 +74,15 @@ def draw_sphere(results: Results, score: np.ndarray) -> Figure:
     return figure
 
 
+def _look(label: str) -> dict[str, Any]:
+    """Colour, line and name of a method, the same in every figure."""
+    if label in ENDS:
+        colour, line, end = ENDS[label]
+        return {"color": colour, "linestyle": line, "marker": "o", "label": f"{label} ({end})"}
+    place = METHODS.index(label)
+    return {"color": PALETTE[place], "linestyle": "-", "marker": "s^Dv"[place], "label": label}
+
+
 def draw_forgetting(results: Results) -> Figure:
     """SRCC on each part's test images, before training, after EVA's part and after AVA's; mean over seeds, seeds as dots."""
     use_style()
@@ -79,13 +91,10 @@ def draw_forgetting(results: Results) -> Figure:
     last = results.accuracy("naive").shape[1] - 1
     for task, (axes, name) in enumerate(zip(panels, ("EVA's part (task 1)", "AVA's part (task 2)"), strict=True)):
         for place, label in enumerate(results.labels):
-            runs = results.accuracy(label)[:, :, task]
-            style = {"naive": ":", "joint": "--"}.get(label, "-")
-            colour = {"naive": GREY, "joint": "black"}.get(label, PALETTE[place % len(PALETTE)])
+            runs, look = results.accuracy(label)[:, :, task], _look(label)
             x = np.arange(1, last + 2) + 0.03 * (place - 2.5)
-            note = {"naive": " (floor)", "joint": " (meant as ceiling)"}.get(label, "")
-            axes.plot(x, runs.mean(axis=0), style, color=colour, marker="o", label=label + note)
-            axes.plot(np.repeat(x[None], len(runs), axis=0).ravel(), runs.ravel(), ".", color=colour, alpha=0.5)
+            axes.plot(x, runs.mean(axis=0), **look)
+            axes.plot(np.repeat(x[None], len(runs), axis=0).ravel(), runs.ravel(), ".", color=look["color"], alpha=0.5)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(title=name, xticks=[1, 2], xticklabels=["after task 1", "after task 2"], xlim=(0.8, 2.2))
     panels[0].set_ylabel("SRCC on test images")
@@ -260,20 +269,38 @@ def draw_bars(results: Results, key: Any, xlabel: str) -> Figure:
 
 
 def draw_categories(results: Results) -> Figure:
-    """Mean SRCC over the categories seen so far, after each of the six; seeds as a band."""
-    figure, axes = one_axes(7, 3.4)
-    looks: Mapping[str, Any] = {
-        "naive": {"color": GREY, "linestyle": ":", "label": "naive (floor)"},
-        "replay": {"color": PALETTE[4], "linestyle": "-", "label": "replay"},
-        "joint": {"color": "black", "linestyle": "--", "label": "joint (meant as ceiling)"},
-    }
+    """Mean SRCC over the categories seen so far, after each of the six; the seeds' range as a band."""
+    figure, axes = one_axes(8.4, 3.6)
     for label in results.labels:
         runs = np.array([quality.mean_srcc(matrix) for matrix in results.accuracy(label)])
-        x = np.arange(1, runs.shape[1] + 1)
-        axes.plot(x, runs.mean(axis=0), marker="o", **looks[label])
-        axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=looks[label]["color"], alpha=0.15, linewidth=0)
+        x, look = np.arange(1, runs.shape[1] + 1), _look(label)
+        axes.plot(x, runs.mean(axis=0), **look)
+        axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=look["color"], alpha=0.12, linewidth=0)
     axes.set(xlabel="categories learned", ylabel="mean SRCC, categories seen", title=results.data_title)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def draw_scales(results: Results) -> Figure:
+    """SRCC of each loss with one scale for both data sets and with two; seeds as dots."""
+    figure, axes = one_axes(7, 3)
+    losses = list(dict.fromkeys(label.split(", ")[0] for label in results.labels))
+    for place, scales in enumerate(("one scale", "two scales")):
+        for row, loss in enumerate(losses):
+            label = f"{loss}, {scales}"
+            if label not in results.labels:
+                continue
+            seeds, height = results.values(label, "mean_srcc"), row + 0.38 * (place - 0.5)
+            name = f"{scales} for both data sets" if place == 0 else f"{scales}, one each"
+            axes.barh(height, seeds.mean(), 0.36, color=PALETTE[place], alpha=0.7, label=name if row == 0 else None)
+            axes.plot(seeds, np.full(len(seeds), height), "o", color="black", markeredgecolor="white", markersize=4.5)
+            axes.annotate(f"{seeds.mean():.2f}", (max(0, np.nanmax(seeds)), height), (6, 0), textcoords="offset points", va="center")  # fmt: skip
+    axes.set_yticks(range(len(losses)), losses)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="mean SRCC on the test images of both", title=results.data_title)
+    axes.margins(x=0.12)
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return figure
 
 
@@ -282,7 +309,7 @@ def show_cost(cost: Results, stream: Results, backbones: Results) -> None:
     recorded = all(results.full or results.preset == "full" for results in (cost, stream, backbones))
     sources = [(results.full.values if results.full else results.records) if recorded else results.records for results in (cost, stream, backbones)]  # fmt: skip
     measured = next(iter(sources[0][cost.labels[0]].values()))["rows"]
-    runs = {"mobilenet_v3_small": sources[1]["naive"][0]} | {name: found[0] for name, found in sources[2].items()}
+    runs = {"mobilenet_v3_small": sources[1]["naive"], **sources[2]}
     rows = []
     for name, row in measured.items():
         memory = row["memory_bytes"]
@@ -294,14 +321,14 @@ def show_cost(cost: Results, stream: Results, backbones: Results) -> None:
                 f"{row['milliseconds']:.1f}",
                 f"{row['slow_milliseconds']:.1f}",
                 "not measured" if memory < 0 or not recorded else f"{memory / 1e6:.0f}",
-                *(f"{value:.2f}" for value in (runs[name]["accuracy"][0][0], *runs[name]["accuracy"][1])),
+                *(mean_and_spread([r["accuracy"][i][j] for r in runs[name].values()], 2) for i, j in SEEN),
             ]
         )
     header = ["", "parameters", "MACs", "time (ms)", "95th percentile (ms)", "memory (MB)"]
     header += ["SRCC task 1\nafter task 1", "SRCC task 1\nafter task 2", "SRCC task 2\nafter task 2"]
     whose = "Recorded full run" if recorded else "Your run"
     display.table(
-        header, rows, f"{whose}; one image of 64 x 64, one thread of a CPU, taken in turns. SRCC: naive, seed 0."
+        header, rows, f"{whose}; one image of 64 x 64, one thread of a CPU, taken in turns. SRCC: naive training."
     )
 
 
