@@ -87,6 +87,37 @@ def test_a_category_that_is_none_is_named(tmp_path):
         eva.read_categories(path)
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".png"])
+def test_names_may_have_the_ending_of_a_file(tmp_path, ending):
+    named = write(tmp_path / "mine.csv", f"image_id,score\nm0{ending},2.5\nm.1,4\n")
+    assert eva.read_eva_labels(named).ids == ("m0", "m.1")
+    votes = write(tmp_path / "votes_filtered.csv", VOTES.replace("106=", f"106{ending}="))
+    content = write(tmp_path / "content.csv", CONTENT.replace('"71"', f'"71{ending}"'))
+    labels = eva.read_eva_labels(votes, content)
+    assert labels.ids == ("71", "0071", "106")
+    assert [labels.categories[k] for k in labels.category] == ["still life", "animals", "other"]
+    entries = [{"image_id": f"a{ending}", "label": COUNTS}, {"image_id": "v1.5", "label": COUNTS}]
+    assert ava.read_ava_labels(write(tmp_path / "list.json", json.dumps(entries))).ids == ("a", "v1.5")
+    assert ava.read_ava_labels(write(tmp_path / "means.json", json.dumps({f"a{ending}": 5}))).ids == ("a",)
+    table = write(tmp_path / "AVA.txt", LINE.replace("953619", f"953619{ending}"))
+    assert ava.read_ava_labels(table).ids == ("953619",)
+    with pytest.raises(DataCorrupt, match="names 1 images more than once"):
+        eva.read_eva_labels(write(tmp_path / "twice.csv", f"image_id,score\na{ending},1\na,2\n"))
+
+
+def test_a_label_that_does_not_name_its_image_is_refused_by_its_file(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep" / "1.json", json.dumps({"image_id": "1", "label": COUNTS}))
+    write(tmp_path / "deep" / "2.json", json.dumps({"label": COUNTS}))
+    with pytest.raises(
+        DataCorrupt, match=r"2\.json: 1 entries lack image_id or label.*expected .\"image_id\": \"953619\""
+    ):
+        ava.read_ava_labels(tmp_path)
+    write(tmp_path / "deep" / "2.json", json.dumps({"image_id": "2"}))
+    with pytest.raises(DataCorrupt, match=r"2\.json: 1 entries lack image_id or label"):
+        ava.read_ava_labels(tmp_path)
+
+
 def test_missing_files_say_where_to_put_them(tmp_path):
     with pytest.raises(DataNotFound, match=r"votes_filtered\.csv.*EVA_together\.zip\.001.*COURSE_DATA"):
         eva.read_eva_labels(tmp_path / "nothing.csv")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from course_utils import quality
+from course_utils.quality import metrics
 
 
 @pytest.fixture
@@ -27,6 +30,43 @@ def test_kendall_at_the_edges():
     assert np.isnan(quality.kendall([1, 1], [1, 2])) and np.isnan(quality.kendall([1, np.nan], [1, 2]))
     with pytest.raises(ValueError, match="two vectors of the same length"):
         quality.kendall([1, 2], [1, 2, 3])
+
+
+def kendall_at_once(x, y):
+    """All pairs in one matrix, the plain definition."""
+    first, second = np.sign(x[:, None] - x), np.sign(y[:, None] - y)
+    return float((first * second).sum() / np.sqrt(np.abs(first).sum() * np.abs(second).sum()))
+
+
+@pytest.mark.parametrize("pairs", [1, 100, 1000, 10**6])
+def test_kendall_in_parts_is_the_whole_to_the_last_bit(monkeypatch, pairs):
+    monkeypatch.setattr(metrics, "PAIRS", pairs)
+    generator = np.random.default_rng(4)
+    for decimals in (0, 1, 2, 9):
+        for n in (2, 7, 101):
+            x, y = generator.random((2, n)).round(decimals)
+            if np.ptp(x) and np.ptp(y):
+                assert quality.kendall(x, y) == kendall_at_once(x, y)
+                assert quality.kendall(x, y) == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+
+
+def test_kendall_of_many_images_takes_little_memory():
+    x, y = np.random.default_rng(5).random((2, 6000)).round(2)
+    tracemalloc.start()
+    found = quality.kendall(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80e6  # all pairs at once are 288 MB an array
+    assert found == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+
+
+def test_the_error_is_in_the_unit_of_the_scores(pair):
+    assert quality.rmse([0.5, 0.7], [0.4, 0.8]) == pytest.approx(0.1)
+    assert quality.rmse(pair[0] + 0.3, pair[0]) == pytest.approx(0.3)  # no correlation sees this
+    assert quality.rmse(*pair) == pytest.approx(np.linalg.norm(pair[0] - pair[1]) / np.sqrt(60))
+    assert np.isnan(quality.rmse([], [])) and np.isnan(quality.rmse([np.nan, 1], [0, 1]))
+    with pytest.raises(ValueError, match="two vectors of the same length"):
+        quality.rmse([[1.0]], [1.0])
 
 
 R = np.array([[0.8, 0.1, 0.0], [0.5, 0.9, 0.2], [0.2, 0.6, 0.7]])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from course_utils import Learner, methods, quality
+from course_utils.datasets import scored
 from course_utils.datasets.standins import photos
 from course_utils.methods import fisher_diagonal
 
@@ -144,7 +147,7 @@ def test_streams_refuse_what_would_lie(parts):
 
     eva, ava = parts
     leaking = replace(ava, train=eva.test, name="leaking")
-    with pytest.raises(ValueError, match="pictures that leaking.* trains on are held out in EVA"):
+    with pytest.raises(ValueError, match="all 24 pictures that leaking.* trains on are held out in EVA"):
         quality.dataset_stream([eva, leaking])
     with pytest.raises(ValueError, match="has classes and no scores"):
         quality.dataset_stream([datasets.load("digits")])
@@ -153,6 +156,48 @@ def test_streams_refuse_what_would_lie(parts):
         quality.dataset_stream([unknown], targets="spread")
     with pytest.raises(ValueError, match="targets='votes' is unknown"):
         quality.dataset_stream(parts, targets="votes")
+
+
+def both(one, other):
+    """Two splits as one, with ten levels."""
+    levels = [scored.rebin(split.distribution, 10).astype(np.float32) for split in (one, other)]
+    fields = {name: [getattr(split, name) for split in (one, other)] for name in scored.FIELDS}
+    fields["distribution"] = levels
+    return scored.ScoredSplit(**{name: np.concatenate(values) for name, values in fields.items()})
+
+
+def test_what_one_data_set_holds_out_no_other_trains_on(parts):
+    """Pictures of EVA's part in splits of another set: they leave training and validation, and no test set changes."""
+    from dataclasses import replace
+
+    eva, ava = parts
+    nothing = {"train": 0, "validation": 0}
+    cases = {  # what the other set has too -> what has to go from it
+        ("train", "test"): {"train": 24, "validation": 0},
+        ("train", "validation"): {"train": 12, "validation": 0},
+        ("train", "train"): nothing,
+        ("validation", "test"): {"train": 0, "validation": 24},
+        ("validation", "validation"): nothing,
+    }
+    for (split, of_eva), left_out in cases.items():
+        other = replace(ava, name="other", **{split: both(getattr(ava, split), getattr(eva, of_eva))})
+        for data in ([eva, other], [other, eva]):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                stream = quality.dataset_stream(data)
+            place = data.index(other)
+            assert stream.info["left_out"][place] == left_out and stream.info["left_out"][1 - place] == nothing
+            counts = [f"{left_out[name]} of {len(getattr(other, name))} {name}" for name in ("train", "validation")]
+            told = "other stand-in (procedural): " + f"{counts[0]}ing and {counts[1]} pictures"
+            said = [str(warning.message).partition(" are left out")[0] for warning in caught]
+            assert said == ([] if left_out == nothing else [told])
+            if left_out != nothing:
+                assert torch.equal(getattr(stream[place], split).x, torch.from_numpy(getattr(ava, split).x))
+            assert [len(task.test) for task in stream] == [24, 24] and len(stream[1 - place].train) == 24
+    held_out = replace(ava, test=both(ava.test, eva.train.select(np.arange(20))))
+    with pytest.warns(RuntimeWarning, match="EVA stand-in .*: 20 of 24 training and 0 of 12 validation"):
+        stream = quality.dataset_stream([eva, held_out])
+    assert [len(task.train) for task in stream] == [4, 24] and len(stream[1].test) == 44
 
 
 @pytest.mark.parametrize("name", ["naive", "l2", "ewc", "packnet", "replay", "joint"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 
 from course_utils import datasets, quality
+from course_utils.datasets import memory, photographs
 from course_utils.datasets.dataset import DataCorrupt, DataNotFound
-from course_utils.datasets.photographs import PhotoFiles, read_photograph, read_photographs
+from course_utils.datasets.photographs import MixedSizes, PhotoFiles, read_photograph, read_photographs
 
 
 def jpeg(colour=(200, 30, 60), size=(40, 30), noise=0) -> bytes:
@@ -52,14 +54,14 @@ def test_problems_are_named_counted_and_left_out(folder):
         ["page"],
         ["dot"],
     )
-    assert report.sizes == {(40, 30): 1, (64, 64): 1} and report.problems == 5
+    assert report.sizes == {(40, 30): ["a"], (64, 64): ["b"]} and report.problems == 5
     text = str(caught[0].message)
     for part in (
         "2 missing: gone, gone2",
         "1 truncated: cut",
         "1 not images: page",
         "1 too small: dot",
-        "2 sizes among 2",
+        "2 sizes among 2 readable images, 1 are not 40x30: b 64x64",
     ):
         assert part in text
 
@@ -73,6 +75,87 @@ def test_refuse_stops_and_says_how_to_go_on(folder):
         read_photographs(PhotoFiles(folder), ["a"], 32, "ignore")
     with pytest.raises(DataCorrupt, match="1 of 1 images"):
         read_photographs(PhotoFiles(folder), ["gone"], 32)
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """Seven readable images of four sizes; the commonest is neither the first nor the largest."""
+    for number, size in enumerate([(64, 64), (40, 30), (40, 30), (30, 40), (40, 30), (50, 50), (64, 64)]):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(size=size, noise=number + 1))
+    return tmp_path
+
+
+def test_mixed_sizes_are_named_and_brought_to_one(mixed):
+    names = [str(number) for number in range(7)]
+    with pytest.warns(
+        MixedSizes, match="4 sizes among 7 readable images, 4 are not 40x30: 0 64x64, 6 64x64, 3 30x40, "
+    ):
+        x, kept, report = read_photographs(PhotoFiles(mixed), names, 32, "refuse")
+    assert len(x) == 7 and kept.tolist() == list(range(7)) and report.problems == 0
+    assert report.sizes == {(64, 64): ["0", "6"], (40, 30): ["1", "2", "4"], (30, 40): ["3"], (50, 50): ["5"]}
+
+
+def test_mixed_sizes_are_left_out_or_refused_as_chosen(mixed):
+    names = ["0", "1", "gone", "2", "3", "4", "5", "6"]
+    with pytest.warns(RuntimeWarning, match="4 are not 40x30.*They are left out"):
+        x, kept, report = read_photographs(PhotoFiles(mixed), names, 32, sizes="skip")
+    assert kept.tolist() == [1, 3, 5] and report.other_size == ["0", "3", "5", "6"] and report.missing == ["gone"]
+    for image, name in zip(x, ["1", "2", "4"], strict=True):
+        assert np.array_equal(image, read_photograph((mixed / f"{name}.jpg").read_bytes(), 32)[0])
+    with pytest.raises(DataCorrupt, match="4 sizes among 7 .*, 4 are not 40x30: .*pass sizes='resize'"):
+        read_photographs(PhotoFiles(mixed), [name for name in names if name != "gone"], 32, sizes="refuse")
+    with pytest.raises(ValueError, match="sizes='crop' is unknown; choose one of resize, skip, refuse"):
+        read_photographs(PhotoFiles(mixed), names, 32, sizes="crop")
+
+
+def test_images_of_one_size_are_nothing_to_speak_of(mixed, recwarn):
+    for sizes in ("resize", "skip", "refuse"):
+        x, _, report = read_photographs(PhotoFiles(mixed), ["1", "2", "4"], 32, "refuse", sizes)
+        assert len(x) == 3 and str(report) == "every image is there and readable"
+    assert not recwarn.list
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_decoded(mixed, monkeypatch):
+    names = [*map(str, range(7)), "gone"]  # what is not there needs no memory
+    need = 7 * 3 * 32 * 32
+    monkeypatch.setattr(memory, "free_memory", lambda: int(need / memory.SHARE) + 1)
+    with pytest.warns(RuntimeWarning, match="1 missing"):
+        assert len(read_photographs(PhotoFiles(mixed), names, 32)[0]) == 7
+    monkeypatch.setattr(memory, "free_memory", lambda: int(need / memory.SHARE) - 1)
+    monkeypatch.setattr(photographs, "read_photograph", None)
+    with pytest.raises(memory.TooLarge, match=r"7 images of 32x32 pixels.*limit, here at most 6\).*here at most 31\)"):
+        read_photographs(PhotoFiles(mixed), names, 32)
+
+
+def test_the_whole_of_ava_is_told_how_much_it_needs(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 16 * 10**9)
+    with pytest.raises(memory.TooLarge, match=r"255,510 images of 224x224 pixels need 38.5 GB, and 16.0 GB are free"):
+        memory.check_memory(255_510, 224, "AVA")
+    memory.check_memory(255_510, 96, "AVA")
+    monkeypatch.setattr(memory, "free_memory", lambda: None)  # a system that does not say
+    memory.check_memory(255_510, 224, "AVA")
+
+
+def test_free_memory_is_the_tighter_of_machine_and_container(tmp_path, monkeypatch):
+    texts = {"info": "MemTotal: 900 kB\nMemAvailable: 500 kB\n", "max": "400000\n", "used": "300000\n"}
+    for name, text in {**texts, "stat": "anon 5\ninactive_file 50000\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "info")
+    monkeypatch.setattr(memory, "GROUPS", (tuple(tmp_path / name for name in ("max", "used", "stat")),))
+    assert memory.free_memory() == 150_000  # files that were read can be given up
+    (tmp_path / "max").write_text("max\n")
+    assert memory.free_memory() == 512_000
+
+
+def test_reading_holds_every_image_once(mixed):
+    """A list that is stacked at its end would take twice the block."""
+    names = [str(number % 7) for number in range(700)]
+    tracemalloc.start()
+    with pytest.warns(MixedSizes):
+        x, _, _ = read_photographs(PhotoFiles(mixed), names, 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert x.nbytes == 700 * 3 * 64 * 64 and peak < 1.3 * x.nbytes
 
 
 def test_the_middle_is_cut_out_not_squeezed():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from scipy import stats
 
 from course_utils import cli, quality
 from course_utils.learner import Learner
@@ -46,7 +47,7 @@ def test_the_demo_trains_and_writes_everything(tmp_path, capsys):
     )
     assert cli.main([*arguments.split(), str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
-    assert "EVA stand-in (procedural) then AVA stand-in (procedural): SRCC after each task, ewc" in shown
+    assert "EVA stand-in (procedural) then AVA stand-in (procedural): ewc, mobilenet_v3_small; test images" in shown
     assert "stability_index" in shown and "tensorboard --logdir" in shown
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == {"checkpoint.pt", "config.json", "logs", "model.pt", "results.json"}
@@ -63,10 +64,51 @@ def test_tensorboard_holds_loss_and_scores(tmp_path):
     quality.train(demo(tmp_path / "run", tracker="tensorboard", epochs=4))
     events = EventAccumulator(str(tmp_path / "run" / "logs" / "naive"))
     events.Reload()
-    assert {"loss", "accuracy/task_1", "accuracy/mean"} <= set(events.Tags()["scalars"])
+    tags = {f"{name}/{part}" for name in SCIPYS for part in ("task_1", "task_2", "mean")}
+    assert set(events.Tags()["scalars"]) == {"loss", "task", *tags}  # and nothing is called an accuracy
+    assert events.Tags()["tensors"] == ["config/text_summary", "srcc_matrix/text_summary"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for name in SCIPYS:
+        for task in range(2):
+            logged = [event.value for event in events.Scalars(f"{name}/task_{task + 1}")]
+            assert logged == pytest.approx([row[task] for row in results[name]], abs=1e-6)
+        means = [results[name][0][0], np.mean(results[name][1])]
+        assert [event.value for event in events.Scalars(f"{name}/mean")] == pytest.approx(means, abs=1e-6)
 
 
-@pytest.mark.parametrize("strategy", ["replay", "packnet", "ewc"])
+# With an independent library, on what the checkpoint recorded.
+SCIPYS = {
+    "srcc": lambda p, y: stats.spearmanr(p, y).statistic,
+    "plcc": lambda p, y: stats.pearsonr(p, y).statistic,
+    "kendall": lambda p, y: stats.kendalltau(p, y).statistic,
+    "rmse": lambda p, y: float(np.sqrt(((p - y) ** 2).sum() / len(y))),
+}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"cl_strategy": "packnet"}, {"loss": "emd", "score": "distribution"}, {"loss": "fidelity"}]
+)
+def test_all_four_measures_are_those_of_the_recorded_predictions(tmp_path, capsys, changed):
+    options = [text for name, value in changed.items() for text in (f"--{name}", value)]
+    arguments = f"iqa train --demo --epochs 4 --batch_size 8 --tracker none --output_dir {tmp_path / 'run'}"
+    assert cli.main([*arguments.split(), *options]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["methods"][-1]["predictions"]
+    stream = quality.load_stream(demo(tmp_path, **changed))
+    shown = capsys.readouterr().out
+    for i in range(2):
+        numbers = []
+        for j in range(2):
+            truth = quality.true_score(stream[j].test.y).double().numpy()
+            for name, scipys in SCIPYS.items():
+                assert results[name][i][j] == pytest.approx(scipys(saved[i][j].numpy(), truth), abs=1e-6), name
+            numbers.append("  ".join(f"{results[name][i][j]:5.3f}" for name in SCIPYS))
+        lines = [line for line in shown.splitlines() if line.startswith(f"  {results['tasks'][i]}")]
+        assert [line.endswith(row) for line, row in zip(lines, numbers, strict=True)] == [True, True]
+    assert "SRCC   PLCC   KRCC   RMSE" in shown
+
+
+@pytest.mark.parametrize("strategy", ["naive", "l2", "joint", "replay", "packnet", "ewc"])
 def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, monkeypatch, strategy):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     quality.train(demo(whole, cl_strategy=strategy))
@@ -149,7 +191,7 @@ def test_the_seeds_flags_train_on_files(tmp_path, capsys):
     }  # fmt: skip
     flags = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
     assert cli.main(["iqa", "train", *flags]) == 0
-    assert "EVA then AVA: SRCC after each task, l2, resnet18" in capsys.readouterr().out
+    assert "EVA then AVA: l2, resnet18; test images after each task" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "results.json").read_text())["standin"] is False
 
 

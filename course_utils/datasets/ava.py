@@ -15,6 +15,7 @@ import numpy as np
 
 from course_utils.datasets import cache
 from course_utils.datasets.dataset import DataCorrupt, DataNotFound, Dataset
+from course_utils.datasets.photographs import image_name
 from course_utils.datasets.rated import RatedDataset, cached_dataset
 from course_utils.datasets.scored import Labels, from_histograms
 
@@ -64,9 +65,10 @@ class AVADataset(RatedDataset):
 
     label_file: `AVA.txt`; a JSON list of {"image_id": ..., "label": [10 counts]}, counts raw or normalised; a JSON
         dictionary {image: mean score from 1 to 10, or 10 counts}; or a folder, in which every .json and AVA.txt is read,
-        however deep. JSON may be packed with gzip.
+        however deep. JSON may be packed with gzip. A name may have the ending of its file, "953619.jpg".
     test_list: the official list of test images, a name a line with or without ending. Every other image is for training
-        or validation then.
+        or validation then. In a stream with EVA `quality.dataset_stream` leaves out what one of them trains on and the
+        other one holds out.
     """
 
     name = "ava"
@@ -84,7 +86,11 @@ class AVADataset(RatedDataset):
             raise DataNotFound(
                 f"there is no list of test images {path}; leave test_list out for the course's own split"
             )
-        return tuple(Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        return tuple(
+            image_name(Path(line.strip()).name)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        )
 
 
 def read_ava_labels(label_file: str | Path) -> Labels:
@@ -145,7 +151,7 @@ def _table(path: Path) -> list[tuple[str, Any]]:
                 f"{path}, line {number} has {len(fields)} fields: {line[:60]!r}; expected {COLUMNS} numbers: row, image, "
                 "10 counts, two tags, challenge"
             )
-        pairs.append((fields[1], [int(field) for field in fields[2:12]]))
+        pairs.append((image_name(fields[1]), [int(field) for field in fields[2:12]]))
     return pairs
 
 
@@ -156,22 +162,19 @@ def _json(path: Path) -> list[tuple[str, Any]]:
             content = json.load(file)
     except (OSError, EOFError, ValueError) as error:
         raise DataCorrupt(f"{path} is not whole JSON ({error}); get it again") from error
-    if (
-        isinstance(content, dict) and {"image_id", "label"} <= content.keys()
-    ):  # one label a file, as nested folders have
+    if isinstance(content, dict) and content.keys() & {"image_id", "label"}:  # one label a file, as nested folders have
         content = [content]
     if isinstance(content, dict):
-        return [(_stem(name), label) for name, label in content.items()]
+        return [(image_name(name), label) for name, label in content.items()]
     if isinstance(content, list):
         wrong = [entry for entry in content if not isinstance(entry, dict) or not {"image_id", "label"} <= entry.keys()]
         if not wrong:
-            return [(_stem(str(entry["image_id"])), entry["label"]) for entry in content]
-        raise DataCorrupt(f"{path}: {len(wrong)} entries lack image_id or label, first {str(wrong[0])[:60]}")
+            return [(image_name(str(entry["image_id"])), entry["label"]) for entry in content]
+        raise DataCorrupt(
+            f"{path}: {len(wrong)} entries lack image_id or label, first {str(wrong[0])[:60]}; expected "
+            '{"image_id": "953619", "label": [10 counts]} for every image'
+        )
     raise DataCorrupt(f"{path} holds a {type(content).__name__}; expected a list or a dictionary of labels")
-
-
-def _stem(name: str) -> str:
-    return name[: -len(".jpg")] if name.lower().endswith(".jpg") else name
 
 
 def _from_folder(folder: Path) -> Labels:

@@ -16,6 +16,7 @@ import numpy as np
 
 from course_utils.datasets import cache
 from course_utils.datasets.dataset import DataCorrupt, DataNotFound, Dataset
+from course_utils.datasets.photographs import image_name
 from course_utils.datasets.rated import RatedDataset, cached_dataset
 from course_utils.datasets.scored import Labels, from_histograms
 
@@ -80,6 +81,8 @@ class EVADataset(RatedDataset):
     categories_file: `image_content_category.csv`; without it every image is in one category. Images that it does not
         name get the last category, "other".
     scale: (lowest, highest) possible score of a plain CSV.
+
+    In all of them a name may have the ending of its file: "m0.jpg" is the image "m0".
     """
 
     name = "eva"
@@ -117,7 +120,7 @@ def read_categories(path: str | Path) -> dict[str, int]:
     for line, row in _rows(path, ",", ("image_id", "sort")):
         if row["sort"] not in {str(number + 1) for number in range(len(CATEGORIES))}:
             raise DataCorrupt(f"{path}, line {line}: sort is {row['sort']!r}; expected 1 to {len(CATEGORIES)}")
-        content[row["image_id"]] = int(row["sort"]) - 1
+        content[image_name(row["image_id"])] = int(row["sort"]) - 1
     return content
 
 
@@ -130,7 +133,7 @@ def _from_votes(path: Path) -> Labels:
             score = -1.0
         if score not in range(LEVELS):
             raise DataCorrupt(f"{path}, line {line}: the score is {row['score']!r}; expected a whole number 0 to 10")
-        counts[row["image_id"]][int(score)] += 1
+        counts[image_name(row["image_id"])][int(score)] += 1
     return from_histograms(list(counts), np.stack(list(counts.values())))
 
 
@@ -147,7 +150,7 @@ def _from_scores(path: Path, scale: tuple[float, float]) -> Labels:
             raise DataCorrupt(
                 f"{path}, line {line}: the score {value:g} is outside {low:g} to {high:g}; pass scale=(lowest, highest)"
             )
-        ids.append(row["image_id"])
+        ids.append(image_name(row["image_id"]))
         score.append((value - low) / (high - low))
         category.append(row.get("category") or "photographs")
     repeated = len(ids) - len(set(ids))

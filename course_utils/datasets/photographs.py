@@ -1,7 +1,8 @@
 """Photographs on disk: found by their names in folders, in a zip or in a zip cut into parts, and read to one size.
 
 Collections of this kind are never whole: files are missing, cut short, or pages of a web server under a picture's
-name. Nothing of that passes silently: every such file is named in a `Report`.
+name. Nothing of that passes silently: every such file is named in a `Report`. Photographs also come in many sizes; which
+image has which is in the report too, and the caller chooses what becomes of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import io
 import re
 import warnings
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,11 +21,23 @@ import numpy as np
 
 from course_utils import progress
 from course_utils.datasets.dataset import DataCorrupt, DataNotFound
+from course_utils.datasets.memory import check_memory
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SMALLEST = 10  # pixels; AVA's mirrors hold pictures of one pixel in place of deleted ones
 PART = re.compile(r"(.+\.zip)\.(\d{3})")
 CHOICES = ("skip", "refuse")
+SIZES = ("resize", "skip", "refuse")
+
+
+class MixedSizes(UserWarning):
+    """Photographs of several sizes were brought to one."""
+
+
+def image_name(text: str) -> str:
+    """Name of an image without the ending of an image file: "m0.jpg" is "m0", and "a.b" stays "a.b"."""
+    ending = next((ending for ending in ENDINGS if text.lower().endswith(ending)), "")
+    return text[: len(text) - len(ending)]
 
 
 @dataclass
@@ -33,32 +45,52 @@ class Report:
     """What was wrong with the files of a collection.
 
     missing, truncated, not_images, too_small: names of the images concerned.
-    sizes: (width, height) of the readable files -> how many. They are all brought to one size.
+    other_size: names that were left out because they are not of the commonest size and the caller chose so.
+    sizes: (width, height) of the readable files -> names of the images that have it.
     """
 
     missing: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     not_images: list[str] = field(default_factory=list)
     too_small: list[str] = field(default_factory=list)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    other_size: list[str] = field(default_factory=list)
+    sizes: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
-    KINDS = ("missing", "truncated", "not_images", "too_small")
+    KINDS = ("missing", "truncated", "not_images", "too_small", "other_size")
 
     @property
     def problems(self) -> int:
         """Number of images that cannot be used."""
         return sum(len(getattr(self, kind)) for kind in self.KINDS)
 
+    @property
+    def commonest(self) -> tuple[int, int]:
+        """(width, height) that most of the readable files have; the one read first, of two as common."""
+        return max(self.sizes, key=lambda size: len(self.sizes[size]))
+
+    @property
+    def mixed(self) -> str:
+        """Which images are not of the commonest size, counted and named; empty when all are of one size."""
+        if len(self.sizes) < 2:
+            return ""
+        common, total = self.commonest, sum(map(len, self.sizes.values()))
+        others = [f"{name} {w}x{h}" for (w, h), names in self.sizes.items() if (w, h) != common for name in names]
+        return (
+            f"{len(self.sizes)} sizes among {total} readable images, {len(others)} are not {common[0]}x{common[1]}: "
+            + _first(others)
+        )
+
     def __str__(self) -> str:
         lines = []
         for kind in self.KINDS:
             names = getattr(self, kind)
             if names:
-                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                lines.append(f"{len(names)} {kind.replace('_', ' ')}: {shown}")
-        if len(self.sizes) > 1:
-            lines.append(f"{len(self.sizes)} sizes among {sum(self.sizes.values())} readable images")
-        return "; ".join(lines) or "every image is there and readable"
+                lines.append(f"{len(names)} {kind.replace('_', ' ')}: {_first(names)}")
+        return "; ".join([*lines, *filter(None, [self.mixed])]) or "every image is there and readable"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 class PhotoFiles:
@@ -196,23 +228,44 @@ def read_photograph(content: bytes, size: int) -> tuple[np.ndarray, tuple[int, i
 
 
 def read_photographs(
-    files: PhotoFiles, names: Sequence[str], size: int, on_problem: str = "skip"
+    files: PhotoFiles, names: Sequence[str], size: int, on_problem: str = "skip", sizes: str = "resize"
 ) -> tuple[np.ndarray, np.ndarray, Report]:
     """Read images by name.
 
     on_problem: "skip" leaves out what cannot be read and warns once, with names and counts; "refuse" raises.
+    sizes: what to do with files of several sizes. "resize" brings all to (size, size) and notes it in one line; "skip"
+        leaves out those that are not of the commonest size, with a warning; "refuse" raises.
 
     Returns uint8 (n, 3, size, size), the positions (n,) in `names` of what was read, and the report.
-    Raises DataCorrupt under "refuse", or if not a single image could be read; ValueError for another `on_problem`.
+    Raises DataCorrupt under "refuse", or if not a single image could be read; TooLarge, before anything is decoded, if
+    the images would not fit into memory; ValueError for another `on_problem` or `sizes`.
     """
-    if on_problem not in CHOICES:
-        raise ValueError(f"on_problem={on_problem!r} is unknown; choose one of {', '.join(CHOICES)}")
+    for setting, value, choices in (("on_problem", on_problem, CHOICES), ("sizes", sizes, SIZES)):
+        if value not in choices:
+            raise ValueError(f"{setting}={value!r} is unknown; choose one of {', '.join(choices)}")
+    there = sum(name in files for name in names)
+    check_memory(there, size, str(files.source))
+    # One block from the beginning: stacking a list at the end would hold every image twice.
+    x = np.empty((there, 3, size, size), dtype=np.uint8)
+    kept, report = _decode(files, names, x)
+    if report.problems:
+        found = f"{report.problems} of {len(names)} images in {files.source} cannot be used: {report}"
+        if on_problem == "refuse" or not kept:
+            raise DataCorrupt(f"{found}. Get these files again, or pass on_problem='skip' to leave them out")
+        warnings.warn(f"{found}. They are left out", RuntimeWarning, stacklevel=3)
+    if report.mixed:
+        kept = _one_size(files, names, x, kept, report, sizes)
+    return x[: len(kept)], np.array(kept, dtype=np.int64), report
+
+
+def _decode(files: PhotoFiles, names: Sequence[str], x: np.ndarray) -> tuple[list[int], Report]:
+    """Fill `x` from its start with what can be read; the positions of that in `names`, and the report."""
     kinds = {"truncated": "truncated", "not an image": "not_images", "too small": "too_small"}
-    report, kept, images = Report(), [], []
+    report, kept = Report(), list[int]()
     with progress.bar(len(names), "reading photographs") as bar:
         for position, name in enumerate(names):
             try:
-                image, measures = read_photograph(files.read(name), size)
+                image, measures = read_photograph(files.read(name), x.shape[2])
             except (FileNotFoundError, KeyError):
                 report.missing.append(name)
             except (zipfile.BadZipFile, EOFError):
@@ -220,14 +273,30 @@ def read_photographs(
             except ValueError as problem:
                 getattr(report, kinds[str(problem)]).append(name)
             else:
-                report.sizes[measures] += 1
+                report.sizes.setdefault(measures, []).append(name)
+                x[len(kept)] = image
                 kept.append(position)
-                images.append(image)
             bar.update()
-    if report.problems:
-        found = f"{report.problems} of {len(names)} images in {files.source} cannot be used: {report}"
-        if on_problem == "refuse" or not kept:
-            raise DataCorrupt(f"{found}. Get these files again, or pass on_problem='skip' to leave them out")
-        warnings.warn(f"{found}. They are left out", RuntimeWarning, stacklevel=3)
-    x = np.stack(images) if images else np.empty((0, 3, size, size), dtype=np.uint8)
-    return x, np.array(kept, dtype=np.int64), report
+    return kept, report
+
+
+def _one_size(
+    files: PhotoFiles, names: Sequence[str], x: np.ndarray, kept: list[int], report: Report, sizes: str
+) -> list[int]:
+    """What the caller wants done with files of several sizes; under "skip" `x` is moved together. Returns `kept`."""
+    where = f"{files.source}: {report.mixed}"
+    if sizes == "refuse":
+        raise DataCorrupt(
+            f"{where}. Bring them to one size, or pass sizes='resize' to do it here or 'skip' to leave them out"
+        )
+    if sizes == "resize":
+        side = x.shape[2]
+        warnings.warn(f"{where}. All are brought to {side}x{side} pixels", MixedSizes, stacklevel=4)
+        return kept
+    common = set(report.sizes[report.commonest])
+    rows = [row for row, position in enumerate(kept) if names[position] in common]
+    report.other_size += [names[position] for position in kept if names[position] not in common]
+    for new, old in enumerate(rows):
+        x[new] = x[old]
+    warnings.warn(f"{where}. They are left out", RuntimeWarning, stacklevel=4)
+    return [kept[row] for row in rows]

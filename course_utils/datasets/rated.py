@@ -37,10 +37,16 @@ class RatedDataset:
     image_size: side of the square images, pixels.
     transform: applied to each image in `__getitem__`, such as `quality.train_transform()`.
     on_problem: "skip" leaves unreadable images out and warns with names and counts; "refuse" raises DataCorrupt.
+    sizes: "resize" brings files of several sizes to one and notes it; "skip" leaves out those that are not of the
+        commonest size and warns with names and counts; "refuse" raises DataCorrupt.
     seed: of the split.
     limit: read at most this many images, the first of the split in the order of a hash of their names.
+    by_split: order the images train, validation, test, so that `to_dataset` need not copy them.
 
-    Raises DataNotFound, DataCorrupt or ValueError; the message names the file.
+    `report` is the `Report` of the files: what could not be used, and which image has which size.
+
+    Raises DataNotFound, DataCorrupt or ValueError; the message names the file. TooLarge if the images do not fit into
+    memory, before the first is decoded: 100,000 of 224x224 pixels are 15 GB.
     """
 
     name = "photographs"
@@ -54,25 +60,30 @@ class RatedDataset:
         image_size: int = 224,
         transform: Callable[[Any], Any] | None = None,
         on_problem: str = "skip",
+        sizes: str = "resize",
         seed: int = SPLIT_SEED,
         limit: int | None = None,
+        by_split: bool = False,
         **options: Any,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
         if image_size < 16:
             raise ValueError(f"image_size={image_size}; a picture needs at least 16 pixels a side")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit} leaves no images; use at least 1, or None for all")
         self.transform, self.image_size, self.split, self.seed = transform, image_size, split, seed
         labels = self.read_labels(Path(label_file).expanduser(), **options)
-        self._rows = split_labels(labels, seed, self._test_ids(**options))
+        self._test = frozenset(self._test_ids(**options))
         if split != "all":
-            labels = labels.select(self._rows[split])
+            labels = labels.select(split_labels(labels, seed, tuple(self._test))[split])
         if limit is not None:
             labels = labels.select(np.argsort([_number(name) for name in labels.ids], kind="stable")[:limit])
+        if by_split:
+            labels = labels.select(np.concatenate(list(split_labels(labels, seed, tuple(self._test)).values())))
         files = PhotoFiles(image_dir)
-        self.images, kept, self.report = read_photographs(files, labels.ids, image_size, on_problem)
+        self.images, kept, self.report = read_photographs(files, labels.ids, image_size, on_problem, sizes)
         self.labels = labels.select(kept)
-        self._test = frozenset(self._test_ids(**options))
 
     def read_labels(self, label_file: Path, **options: Any) -> Labels:
         """The label file's content; each subclass has its formats."""
@@ -101,7 +112,7 @@ class RatedDataset:
         return to_split(self.images, self.labels)
 
     def to_dataset(self) -> Dataset:
-        """The three published splits as a `datasets.Dataset`; needs split="all".
+        """The three published splits as a `datasets.Dataset`; needs split="all". Copies the images unless `by_split`.
 
         Raises ValueError if only one split was read, DataCorrupt if a split has no image.
         """
@@ -110,9 +121,12 @@ class RatedDataset:
         rows = split_labels(self.labels, self.seed, tuple(self._test))
         empty = [name for name, found in rows.items() if not len(found)]
         if empty:
-            raise DataCorrupt(f"{len(self)} readable images leave none for {', '.join(empty)}; give more images")
+            advice = ", or another list of test images" if self._test else ""
+            raise DataCorrupt(
+                f"{len(self)} readable images leave none for {', '.join(empty)}; give more images{advice}"
+            )
         whole = self.scored_split()
-        splits = {name: whole.select(found) for name, found in rows.items()}
+        splits = {name: whole.select(_span(found)) for name, found in rows.items()}
         return scored_dataset(self.name, splits, self.labels.categories, "local")
 
 
@@ -130,6 +144,12 @@ def to_split(x: np.ndarray, labels: Labels, truth: np.ndarray | None = None) -> 
     )
 
 
+def _span(rows: np.ndarray) -> Any:
+    """Rows without a gap as a slice: that selects a view, and not a copy of gigabytes."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
 def _number(name: str) -> int:
     """A number for a name, the same on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
@@ -143,7 +163,7 @@ def cached_dataset(
     watched += [Path(value) for value in options.values() if value is not None]
     key = f"{name}-v1-{image_size}-{cache.fingerprint(watched)}"
     arrays = cache.cached_arrays(
-        key, lambda: as_arrays(kind(images, labels, image_size=image_size, **options).to_dataset())
+        key, lambda: as_arrays(kind(images, labels, image_size=image_size, by_split=True, **options).to_dataset())
     )
     return from_cached(name, arrays, source)
 

@@ -60,14 +60,28 @@ def _train(options: argparse.Namespace) -> int:
     from course_utils.quality import training
 
     results = training.train(config, resume=options.resume)
-    print(f"{results['data']}: SRCC after each task, {config.cl_strategy}, {config.backbone}")
-    for task, row in zip(results["tasks"], results["srcc"], strict=True):
-        print("  after " + task + ": " + "  ".join(f"{value:.3f}" for value in row))
+    print(f"{results['data']}: {config.cl_strategy}, {config.backbone}; test images after each task")
+    print(_table(results))
+    for task, counts in zip(results["tasks"], results["left_out"], strict=False):
+        if any(counts.values()):
+            held = " and ".join(f"{count} {split}" for split, count in counts.items())
+            print(f"left out of {task}, because another task holds them out: {held} images")
     summary = ", ".join(f"{name} {value:.3f}" for name, value in results["summary"].items())
     print(
         f"{summary}\nwritten to {config.output_dir}; look at the log with: tensorboard --logdir {config.output_dir}/logs"
     )
     return 0
+
+
+def _table(results: dict[str, Any]) -> str:
+    """One line for each pair of tasks: what was learned last, what is scored, and the four measures."""
+    width = max(map(len, results["tasks"]))
+    lines = [f"  {'after':<{width}}  {'test images of':<{max(width, 14)}}   SRCC   PLCC   KRCC   RMSE"]
+    for i, after in enumerate(results["tasks"]):
+        for j, scored in enumerate(results["tasks"]):
+            numbers = "  ".join(f"{results[name][i][j]:5.3f}" for name in ("srcc", "plcc", "kendall", "rmse"))
+            lines.append(f"  {after:<{width}}  {scored:<{max(width, 14)}}  {numbers}")
+    return "\n".join(lines)
 
 
 def _prepare(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ LOSSES = ("mse+rank", "mse", "plcc", "fidelity", "emd")
 STREAMS = ("datasets", "categories")
 TRACKERS = ("tensorboard", "none", "wandb")
 PROBLEMS = ("skip", "refuse")
+SIZES = ("resize", "skip", "refuse")
 
 
 class ConfigError(ValueError):
@@ -34,7 +35,9 @@ class IQAConfig:
     eva_categories_file: str | None = _setting(None, "image_content_category.csv; needed for stream: categories")
     ava_image_dir: str | None = _setting(None, "folder of AVA's images")
     ava_label_file: str | None = _setting(None, "AVA.txt, a JSON file of labels, or a folder of them")
-    ava_test_list: str | None = _setting(None, "the official generic_test.jpgl; null is the course's own split")
+    ava_test_list: str | None = _setting(
+        None, "the official generic_test.jpgl: AVA's test images; null is a split by name"
+    )
     demo: bool = _setting(False, "train on drawn photographs of known quality, without any data")
     stream: str = _setting("datasets", "what follows what: data set after data set, or EVA's six categories", STREAMS)
     backbone: str = _setting("mobilenet_v3_small", "the network", BACKBONES)
@@ -50,6 +53,9 @@ class IQAConfig:
     image_size: int = _setting(224, "side of the square images, pixels")
     limit: int | None = _setting(None, "at most this many images of each data set, or null")
     on_problem: str = _setting("skip", "unreadable images: leave them out with a warning, or refuse to train", PROBLEMS)
+    sizes: str = _setting(
+        "resize", "images of several sizes: bring them to one, leave out all but the commonest, or refuse", SIZES
+    )
     seed: int = _setting(0, "of the weights, the batches and the augmentation")
     output_dir: str = _setting("build/iqa", "folder of checkpoint, results and logs")
     tracker: str = _setting("tensorboard", "where numbers are logged", TRACKERS)
@@ -71,6 +77,8 @@ class IQAConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: {getattr(self, name)} is too small; use at least {least}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit: {self.limit} leaves no images; use at least 1, or null for all")
         if self.strength < 0:
             raise ConfigError(f"strength: {self.strength} is negative; use 0 (no penalty) or more")
         if self.lr <= 0:
@@ -93,7 +101,8 @@ class IQAConfig:
                 f"{', '.join(missing)}: not given ({len(given)} of the paths are); give them as options or in the config "
                 "file, or train on drawn photographs with --demo"
             )
-        for name in wanted:
+        chosen = [name for name in ("eva_categories_file", "ava_test_list") if getattr(self, name) is not None]
+        for name in dict.fromkeys([*wanted, *chosen]):
             if not Path(getattr(self, name)).expanduser().exists():
                 raise ConfigError(f"{name}: there is no {getattr(self, name)}; check the path, or use --demo")
 

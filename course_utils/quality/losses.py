@@ -101,7 +101,7 @@ def fidelity_loss(predictions: Tensor, targets: Tensor, spread: Tensor) -> Tenso
 
 
 def emd_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Squared earth mover's distance of histograms: mean over images of `sqrt(mean_k (CDF_k - CDF'_k)^2)`.
+    """Earth mover's distance of histograms with r = 2: mean over images of `sqrt(mean_k (CDF_k - CDF'_k)^2)`.
 
     It compares *cumulative* sums, so that mass on a neighbouring level costs little and mass far away a lot.
 

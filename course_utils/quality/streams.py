@@ -10,6 +10,7 @@ import torch
 
 from course_utils.datasets import Dataset
 from course_utils.datasets.scored import ScoredSplit, rebin
+from course_utils.quality.sharing import keep_apart
 from course_utils.streams import Samples, Task, TaskStream
 
 TARGETS = ("score", "spread", "distribution")
@@ -22,6 +23,9 @@ def dataset_stream(
 ) -> TaskStream:
     """One data set after the other, as EVA then AVA; domain-incremental, with a score in [0, 1] as target.
 
+    No picture is trained on in one data set and held out in another: such pictures are left out of training, with a
+    warning that counts them (see `keep_apart`). `stream.info["left_out"]` has the counts, one dictionary for each data set.
+
     Args:
         data: scored data sets with images of one shape: `[datasets.load("eva"), datasets.load("ava")]`.
         targets: what `y` holds: "score" `(N,)`; "spread" `(N, 2)`, scores and their spreads; "distribution" `(N, 10)`.
@@ -29,15 +33,17 @@ def dataset_stream(
         limit: at most this many training images a task, drawn with `seed`, whole groups together.
 
     Raises:
-        ValueError: a picture that is for training in one data set and for testing in another (EVA's photographs are
-            AVA's), unknown targets, or targets that the data set does not have.
+        ValueError: all that one data set trains on is held out in another, images of different shapes, unknown
+            targets, or targets that the data set does not have.
 
     Built in lesson 06.
     """
-    _no_shared_pictures(data)
+    _one_shape(data)
+    data, left_out = keep_apart(data)
     parts = [(one.title, {name: getattr(one, name) for name in PARTS}) for one in data]
     title = " then ".join(one.title for one in data)
-    return _stream(parts, title, targets, limit, seed, standin=any(one.standin for one in data))
+    standin, info = any(one.standin for one in data), {"left_out": left_out}
+    return _stream(parts, title, targets, limit, seed, standin=standin, info=info)
 
 
 def category_stream(
@@ -80,7 +86,13 @@ def category_stream(
 
 
 def _stream(
-    parts: list[tuple[str, dict[str, Any]]], title: str, targets: str, limit: int | None, seed: int, standin: bool
+    parts: list[tuple[str, dict[str, Any]]],
+    title: str,
+    targets: str,
+    limit: int | None,
+    seed: int,
+    standin: bool,
+    info: dict[str, Any] | None = None,
 ) -> TaskStream:
     if targets not in TARGETS:
         raise ValueError(f"targets={targets!r} is unknown; choose one of {', '.join(TARGETS)}")
@@ -92,7 +104,7 @@ def _stream(
         made = {part: _samples(splits[part], index, targets, name) for part in PARTS}
         tasks.append(Task(index, name, (), **made, outputs=outputs, columns=(0, outputs)))
     names = ("score",) if outputs == 1 else tuple(f"level {level}" for level in range(outputs))
-    return TaskStream(tuple(tasks), "domain", names, title, objective="regression", standin=standin)
+    return TaskStream(tuple(tasks), "domain", names, title, objective="regression", standin=standin, info=info or {})
 
 
 def _samples(split: ScoredSplit, task: int, targets: str, name: str) -> Samples:
@@ -129,7 +141,7 @@ def _scored(data: Dataset) -> None:
         )
 
 
-def _no_shared_pictures(data: Sequence[Dataset]) -> None:
+def _one_shape(data: Sequence[Dataset]) -> None:
     if not data:
         raise ValueError("a stream needs at least one data set")
     for one in data:
@@ -137,11 +149,3 @@ def _no_shared_pictures(data: Sequence[Dataset]) -> None:
     shapes = {one.title: one.image_shape for one in data}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"images differ in shape: {shapes}; read all data sets at one image_size")
-    for first in data:
-        for second in data:
-            shared = np.intersect1d(first.train.group, np.concatenate([second.test.group, second.validation.group]))
-            if len(shared):
-                raise ValueError(
-                    f"{len(shared)} pictures that {first.title} trains on are held out in {second.title}; split both by "
-                    "the names of the images (`split_of`), not each on its own"
-                )
