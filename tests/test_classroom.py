@@ -255,6 +255,7 @@ def test_a_change_in_place_explains_what_it_has_spoilt():
         before = given.clone()
         try:
             answer(given)
+            diagnose(answer(given), {"this is a quarter": before / 4}, expected=before / 2)
             close(answer(given), before / 2, "halve it")
         finally:
             given.copy_(before)
@@ -263,9 +264,13 @@ def test_a_change_in_place_explains_what_it_has_spoilt():
         answer(given.clone())
         raise ValueError("for authors")
 
-    report = checking.examine(changing(spoilt, raising), halve_in_place)
-    first, second = (outcome.message for outcome in report.outcomes)
-    assert first.startswith("halve it") and first.endswith(checking._in_place("x"))
+    def unknown(answer, given):
+        close(answer(given.clone()), given / 3, "a third")
+
+    report = checking.examine(changing(spoilt, raising, unknown), halve_in_place)
+    first, second, third = (outcome.message for outcome in report.outcomes)
+    assert third == checking._in_place("x")
+    assert first.startswith("this is a quarter") and first.endswith(checking._in_place("x"))
     assert second == checking._in_place("x")
     assert "for authors" in checking.examine(changing(raising), lambda x: x / 2).outcomes[0].message
 

@@ -145,7 +145,11 @@ def new_folder(target: Path) -> Iterator[Path]:
             return
         if target.exists():
             shutil.rmtree(target)
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:  # it was faster only just now
+            if not is_complete(target):
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.lessons import display, exercise, sandbox
-from course_utils.lessons.exercise import Changed, Exercise, Wrong
+from course_utils.lessons.exercise import Changed, Differs, Exercise, Wrong
 
 SEED = 20240229  # every criterion starts from it, so a check gives the same report each time
 
@@ -155,6 +155,8 @@ def examine(task: Exercise, function: Any) -> Report:
                 message = _explain(error, function)
             except Changed as wrong:
                 message = str(wrong)
+            except Differs as wrong:
+                message = _in_place(changed[0]) if changed else str(wrong)
             except Wrong as wrong:  # perhaps only because an earlier call had changed what it was given
                 message = "\n".join([str(wrong), *map(_in_place, changed[:1])])
             except (Exception, SystemExit) as error:

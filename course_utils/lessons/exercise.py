@@ -32,6 +32,10 @@ class Changed(Wrong):
     """An argument was changed in place, and the message says so; to any other `Wrong` the report adds it."""
 
 
+class Differs(Wrong):
+    """A value is another than expected, and no mistake is known that gives it; where an argument was changed, that comes first."""
+
+
 @dataclass(frozen=True)
 class Criterion:
     """One requirement of an exercise.
@@ -156,9 +160,9 @@ def close(actual: Any, expected: Any, message: str, *, rtol: float = 1e-5, atol:
     """
     left, right = to_array(actual), to_array(expected)
     if left.shape != right.shape:
-        raise Wrong(f"{message}\nYour result has shape {left.shape}, expected {right.shape}.")
+        raise Differs(f"{message}\nYour result has shape {left.shape}, expected {right.shape}.")
     if not np.allclose(left, right, rtol=rtol, atol=atol, equal_nan=True):
-        raise Wrong(f"{message}\nYou got {_brief(left)}, expected {_brief(right)}.")
+        raise Differs(f"{message}\nYou got {_brief(left)}, expected {_brief(right)}.")
 
 
 def diagnose(

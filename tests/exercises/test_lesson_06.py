@@ -65,6 +65,8 @@ WRONG += [
     ("06.1", _with_ranks(np.argsort), "argsort twice"),
     ("06.1", _with_ranks(lambda v: np.argsort(np.argsort(v, kind="stable"))), "by the accident of their place"),
     ("06.1", _with_ranks(lambda v: stats.rankdata(v, "min")), "the lowest of their ranks"),
+    ("06.1", _with_ranks(lambda v: stats.rankdata(v, "max")), "the highest of their ranks"),
+    ("06.1", lambda x, y: (x.sort(), y.sort(), spearman_by_scipy(x, y))[2], "changes its argument"),
     ("06.1", lambda x, y: stats.kendalltau(x, y).statistic, "Kendall's tau"),
     ("06.1", lambda x, y: np.cov(stats.rankdata(x), stats.rankdata(y), bias=True)[0, 1], "This is a covariance"),
     ("06.1", lambda x, y: -spearman_by_scipy(x, y), "The sign is turned round"),
@@ -99,6 +101,7 @@ WRONG += [
     ("06.2", lambda z, v: (_unit(z) @ _unit(v)).abs(), "The sign is lost"),
     ("06.2", lambda z, v: (1 + _unit(z, 0) @ _unit(v)) / 2, "over the images"),
     ("06.2", lambda z, v: score_by_torch(z, v)[:, None], "shape (n,)"),
+    ("06.2", lambda z, v: (1 + z.div_(z.norm(dim=1, keepdim=True)) @ _unit(v)) / 2, "changes its argument"),
     ("06.2", lambda z, v: torch.sigmoid(_unit(z) @ _unit(v)), "Expected (1 + cosine) / 2"),
 ]
 
@@ -139,10 +142,17 @@ WRONG += [
     ("06.3", _pairs(lambda a, m: m - a), "`max(0, ...)` is missing"),
     ("06.3", _pairs(reduce=lambda t, c: t.mean()), "all n * n pairs"),
     ("06.3", _pairs(pairs=_or_equal), "*equal* targets are counted"),
+    ("06.3", _pairs(pairs=lambda y: y[:, None] >= y), "every image with itself among them"),
+    ("06.3", _pairs(pairs=lambda y: (y[:, None] > y).triu(1)), "i before j in the batch only"),
+    (
+        "06.3",
+        lambda p, y, m: pairs_by_loop(p, y, m) if len(set(y.tolist())) > 1 else 0,
+        "not computed from the predictions",
+    ),
     ("06.3", _pairs(reduce=lambda t, c: t.sum()), "grows with the square of the batch"),
     ("06.3", _pairs(lambda a, m: F.relu(m - a) ** 2), "The terms are squared"),
     ("06.3", _pairs(reduce=lambda t, c: t.sum() / c.sum()), "yours divides by 0"),
-    ("06.3", lambda p, y, m: pairs_by_loop(p.detach(), y, m), "The loss has no gradient"),
+    ("06.3", lambda p, y, m: pairs_by_loop(p.detach(), y, m), "not computed from the predictions"),
     ("06.3", lambda p, y, m: pairs_by_loop(p, y, m) + 1, "Expected the mean hinge"),
 ]
 
@@ -159,6 +169,10 @@ def line_by_cosine(p, y):
 def line_by_moments(p, y):
     x, t = p - p.mean(), y - y.mean()
     return 0.5 - 0.5 * (x * t).mean() / ((x**2).mean() * (t**2).mean() + 1e-9).sqrt()
+
+
+def _c(values):
+    return values - values.mean()
 
 
 def _r(p, y, eps=1e-8):
@@ -184,6 +198,16 @@ WRONG += [
         "too large by a factor of n",
     ),
     ("06.4", lambda p, y: (1 - _r(p, y, 0)) / 2, "has no spread"),
+    ("06.4", lambda p, y: (1 + _r(p, y)) / 2, "teach the network the opposite"),
+    ("06.4", lambda p, y: (1 - _r(p, y) ** 2) / 2, "squared and halved"),
+    (
+        "06.4",
+        lambda p, y: (1 - (_c(p) * _c(y)).sum() / (_c(p).norm() * _c(y).norm()) ** 2) / 2,
+        "the square root is missing",
+    ),
+    ("06.4", lambda p, y: (1 - (_c(p) * y).sum() / (_c(p).norm() * y.norm())) / 2, "the targets keep theirs"),
+    ("06.4", lambda p, y: (1 - (p * _c(y)).sum() / (p.norm() * _c(y).norm())) / 2, "the predictions keep theirs"),
+    ("06.4", lambda p, y: line_by_cosine(p.sub_(p.mean()), y), "changes its argument"),
     ("06.4", lambda p, y: ((1 - _r(p, y)) / 2).detach(), "The loss has no gradient"),
     ("06.4", lambda p, y: (p - y).square().mean(), "Expected (1 - r) / 2"),
 ]
@@ -222,6 +246,9 @@ WRONG += [
     ("06.5", _earth(reduce=lambda g: g.square().sum(1).sqrt().mean()), "You sum over the levels"),
     ("06.5", _earth(reduce=lambda g: g.abs().mean()), "distance with r = 1"),
     ("06.5", _earth(reduce=lambda g: g.mean()), "so they cancel"),
+    ("06.5", _earth(reduce=lambda gap: gap.square().mean(1).sqrt()), "one distance an image"),
+    ("06.5", lambda p, q: _earth()(p, q).item(), "No gradient reaches the prediction"),
+    ("06.5", lambda p, q: _earth()(p.sub_(q), 0 * q), "changes its argument"),
     ("06.5", lambda p, q: F.kl_div((p + 1e-6).log(), q, reduction="batchmean"), "Expected the mean over images"),
 ]
 
@@ -268,7 +295,37 @@ def _view(change=lambda v, g: v, top=3, left=3, turned=0.5, axis=2, own=True, ba
     return views
 
 
+def _mirrored(sides):
+    """Windows drawn as asked for, but mirrored where `sides(n)` says, whatever the generator."""
+
+    def views(x, generator, shift):
+        found = _view(turned=0.0)(x, generator, shift)
+        return torch.where(sides(len(x))[:, None, None, None], found.flip(3), found)
+
+    return views
+
+
+@wrong("06.6", "one draw is used for both")
+def views_on_the_diagonal(x, generator, shift):
+    places = torch.randint(0, shift + 1, (len(x),), generator=generator).tolist()
+    cut = [
+        image[:, a : a + image.shape[1] - shift, a : a + image.shape[2] - shift]
+        for image, a in zip(x, places, strict=True)
+    ]
+    turned = torch.rand(len(x), generator=generator) < 0.5
+    return torch.stack([view.flip(2) if turn else view for view, turn in zip(cut, turned, strict=True)])
+
+
+@wrong("06.6", "changes its argument")
+def views_of_a_changed_batch(x, generator, shift):
+    turned = torch.rand(len(x), generator=generator) < 0.5
+    x[turned] = x[turned].flip(3)
+    return _view(turned=0.0)(x, generator, shift)
+
+
 WRONG += [
+    ("06.6", _mirrored(lambda n: torch.arange(n) % 2 == 0), "mirrored with every generator"),
+    ("06.6", _mirrored(lambda n: torch.arange(n) < n // 2), "mirrored with every generator"),
     ("06.6", _view(lambda v, g: v * 1.1), "the label would be false"),
     ("06.6", _view(lambda v, g: v + 0.01 * torch.randn(v.shape, generator=g)), "the label would be false"),
     (
@@ -326,8 +383,16 @@ WRONG += [
         lambda p, s: np.mean([s(p[i][j], p[j][j]) for i in range(len(p)) for j in range(i)]),
         "All pairs count the same here",
     ),
-    ("06.7", lambda p, s: np.mean(_si(p, s, now=lambda i, j: (j, i))), "Rows and columns are exchanged"),
+    ("06.7", lambda p, s: np.mean(_si(p, s, now=lambda i, j: (j, i))), "two different tasks"),
     ("06.7", lambda p, s: sum(_si(p, s)), "The terms are summed"),
+    (
+        "06.7",
+        lambda p, s: np.mean([np.mean([s(p[i][j], p[j][j]) for j in range(i)] or [np.nan]) for i in range(len(p))]),
+        "is NaN",
+    ),
+    ("06.7", lambda p, s: np.mean(_si(p, s)[:-1]), "The last time is left out"),
+    ("06.7", lambda p, s: np.median(_si(p, s)), "the median over the times"),
+    ("06.7", lambda p, s: np.mean(_si(p, lambda a, b: np.corrcoef(a, b)[0, 1])), "which you are given, is not used"),
     ("06.7", lambda p, s: 0.5, "Expected the mean over i >= 1"),
 ]
 

@@ -109,7 +109,9 @@ def _generator_used(answer: Answer) -> None:
         raise Wrong("Two generators give the same views: nothing is drawn from `generator`.")
     sides, others = ([place and place[2] for place in places] for places in (first, other))
     if sides == others:
-        raise Wrong("The same images are mirrored with every generator. Draw the side of each image, as you draw its place.")
+        raise Wrong(
+            "The same images are mirrored with every generator. Draw the side of each image, as you draw its place."
+        )
 
 
 # ---- 06.7 stability --------------------------------------------------------------------------------------------------
@@ -143,7 +145,9 @@ def _stability_value(answer: Answer) -> None:
     single = [rank_correlation(p[i][j], p[j][j]) for i in times for j in range(i)]
     found = _index(answer, p, rank_correlation)
     if np.isnan(found):
-        raise Wrong("Your index is NaN: before the second task there is no earlier task, and a mean of nothing is NaN. Begin at i = 1.")
+        raise Wrong(
+            "Your index is NaN: before the second task there is no earlier task, and a mean of nothing is NaN. Begin at i = 1."
+        )
     diagnose(
         found,
         {
@@ -157,7 +161,9 @@ def _stability_value(answer: Answer) -> None:
             "with those right after task j was learned, predictions[j][j].": index(
                 lambda i, j: rank_correlation(p[i][j], p[i - 1][j])
             ),
-            "Only the last task's row counts here. Average over all times i at which something could be forgotten.": si[-1],
+            "Only the last task's row counts here. Average over all times i at which something could be forgotten.": si[
+                -1
+            ],
             "The last time is left out: `range(1, len(predictions))` goes up to the last task.": np.mean(si[:-1]),
             "All pairs count the same here, so late tasks, which have more of them, count more. Take the mean for each i first.": np.mean(
                 single

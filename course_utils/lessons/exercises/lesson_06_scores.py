@@ -269,7 +269,7 @@ def correlation_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def _line_value(answer: Answer) -> None:
-    p, y = torch.tensor([0.2, 0.5, 0.4, 0.9, 0.3]), torch.tensor([0.3, 0.35, 0.6, 0.7, 0.1])
+    p, y = torch.tensor([0.2, 0.5, 0.4, 0.9, 0.3]), torch.tensor([0.3, 0.35, 0.6, 0.7, 0.15])
     x, t = p - p.mean(), y - y.mean()
     r = (x * t).sum() / (x.norm() * t.norm())
     expected = (1 - r) / 2
@@ -489,6 +489,7 @@ EXERCISES = [
         criteria=[
             Criterion("the distance of the cumulative histograms", _histogram_value, share=2),
             Criterion("far costs more than near", _far_costs_more),
+            Criterion("a gradient reaches the prediction", _histogram_gradient),
         ],
         hints=(
             "How much earth has to cross the border between level k and level k + 1?",

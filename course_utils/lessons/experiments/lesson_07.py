@@ -221,7 +221,10 @@ def run_vit(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) 
     made["half of the blocks, half as wide"] = narrow.eval()
     made["half of the blocks, half as wide, int8"] = rounded(narrow, config, train, model)
     made["half of the blocks, half as wide, int8 trained"] = rounded(narrow, config, train, model, config["last"])
-    return {"data": describe(load(config["data"])), **measured(made, config, train, validation, test, half="half of the blocks, half as wide")}
+    return {
+        "data": describe(load(config["data"])),
+        **measured(made, config, train, validation, test, half="half of the blocks, half as wide"),
+    }
 
 
 # ---- what MACs promise -------------------------------------------------------------------------------------------------
