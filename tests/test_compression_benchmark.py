@@ -227,6 +227,56 @@ def test_auto_optimizer_goes_by_what_it_measures(trained, int8, expected):
     assert results["best"]["name"] == expected and "chosen on" not in results["explanation"]
 
 
+def scored(**accuracies):
+    """`pretend`, with an accuracy for every measurement in turn: first of validation images, then of test images."""
+    turn = iter(range(9))
+
+    def measure(files, loader, **options):
+        number = next(turn)
+        rows = pretend(fp32=4.0, int8=1.0)(files, loader, **options)
+        for name, row in rows.items():
+            row["accuracy"] = accuracies[name.split()[0]][number]
+        return rows
+
+    return measure
+
+
+def test_what_is_slower_or_worse_than_asked_says_so_in_every_entry(trained):
+    train, test = loaders(128)
+    optimizer = AutoOptimizer("speed", ratios=(0.5,), precisions=("int8",), epochs=0.3, max_accuracy_drop=0.02,
+                              measure=scored(fp32=[0.9, 0.9], int8=[0.2, 0.2]))  # fmt: skip
+    results = optimizer.optimize_model(trained, train, test)
+    assert results["best"]["satisfied"] and not results["best"]["warnings"]
+    for kind in ("quantized", "combined"):
+        assert not results[kind]["satisfied"]
+        assert "70.0 points of accuracy lost, at most 2 were allowed" in " ".join(results[kind]["warnings"])
+    alone = AutoOptimizer("speed", ratios=(), precisions=("fp32",), measure=pretend(fp32=1.0))
+    made = alone.optimize_model(trained, train, test)
+    assert made["quantized"]["name"] == "fp32" and "there is no quantized candidate" in made["quantized"]["warnings"][0]
+    slow = AutoOptimizer("speed", ratios=(), precisions=("int8",), epochs=0.3, measure=pretend(fp32=1.0, int8=3.0))
+    assert "slower than fp32" in " ".join(slow.optimize_model(trained, train, test)["quantized"]["warnings"])
+
+
+def test_a_choice_on_validation_images_is_held_against_the_test_images(trained):
+    train, test = loaders(128)
+    optimizer = AutoOptimizer("speed", ratios=(), precisions=("int8",), epochs=0.3, max_accuracy_drop=0.02,
+                              measure=scored(fp32=[0.9, 0.9], int8=[0.9, 0.5]))  # fmt: skip
+    results = optimizer.optimize_model(trained, train, test, validation_loader=test)
+    assert results["best"]["name"] == "int8" and results["choice"].satisfied
+    assert not results["best"]["satisfied"] and results["best"]["metrics"]["accuracy"] == 0.5
+    assert "+0.0 points of accuracy" in results["explanation"]  # of validation images, which it says:
+    assert "so far are of validation images; on test images it has -40.0 points" in results["explanation"]
+    assert "Note, on test images: 40.0 points of accuracy lost" in results["explanation"]
+
+
+def test_the_choice_is_made_on_validation_images(trained):
+    """Validation and test images disagree about which candidate is the more accurate."""
+    train, test = loaders(128)
+    options = {"ratios": (), "precisions": ("int8",), "epochs": 0.3, "max_accuracy_drop": None}
+    optimizer = AutoOptimizer("accuracy", measure=scored(fp32=[0.6, 0.9], int8=[0.7, 0.5]), **options)
+    assert optimizer.optimize_model(trained, train, test, validation_loader=test)["best"]["name"] == "int8"
+
+
 def test_a_transformer_loses_blocks_too():
     train, test = loaders(64)
     network = models.build("vit", digits(), num_outputs=10, patch_size=4, width=16, depth=4, num_heads=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,10 +194,28 @@ def test_blocks_that_turn_nothing_go():
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "vit"])
+def mobilenet():
+    from torchvision.models import mobilenet_v3_small
+
+    torch.manual_seed(0)
+    return mobilenet_v3_small(num_classes=5)
+
+
+def resnet():
+    return models.build("resnet18", SimpleNamespace(image_shape=(3, 16, 16)), num_outputs=4)
+
+
+SAVED = {
+    "small_cnn": (trained_cnn, (1, 8, 8)),
+    "vit": (lambda: vit(width=32, num_heads=4, depth=3), (1, 28, 28)),
+    "resnet18": (resnet, (3, 16, 16)),
+    "mobilenet_v3_small": (mobilenet, (3, 32, 32)),  # depthwise convolutions: as many groups as channels
+}
+
+
+@pytest.mark.parametrize("name", list(SAVED))
 def test_a_pruned_network_is_saved_as_widths_and_weights(name, tmp_path):
-    build = trained_cnn if name == "small_cnn" else (lambda: vit(width=32, num_heads=4, depth=3))
-    shape = (1, 8, 8) if name == "small_cnn" else (1, 28, 28)
+    build, shape = SAVED[name]
     options = {"blocks": 1, "images": images(4, shape)} if name == "vit" else {}
     made = compression.prune_model(build(), 0.5, share_of="channels", image_shape=shape, **options)["pruned_model"]
     path = compression.save_pruned(made, tmp_path / "small.pt")
@@ -204,6 +223,10 @@ def test_a_pruned_network_is_saved_as_widths_and_weights(name, tmp_path):
     again = compression.load_pruned(build(), path).eval()
     assert torch.equal(again(images(3, shape)), made(images(3, shape)))
     assert compression.shapes_of(again) == compression.shapes_of(made)
+    run = compression.Deployed(compression.export_onnx(again, tmp_path / "small.onnx", shape))
+    torch.testing.assert_close(
+        torch.tensor(run(images(3, shape))), made(images(3, shape)).detach(), rtol=1e-3, atol=1e-4
+    )
     with pytest.raises(ValueError, match="this specification does not fit"):
         compression.load_pruned(models.build("mlp", digits(), num_outputs=10), path)
     (tmp_path / "broken.pt").write_bytes(b"nothing")

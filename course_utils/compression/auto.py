@@ -13,7 +13,7 @@ from torch import nn
 
 from course_utils.compression.benchmark import benchmark_models, profile_hardware, weight_bits
 from course_utils.compression.blocks import block_names, drop_blocks
-from course_utils.compression.choice import TARGETS, Candidate, Constraints, choose, pareto
+from course_utils.compression.choice import TARGETS, Candidate, Constraints, choose, pareto, shortcomings
 from course_utils.compression.export import export_onnx
 from course_utils.compression.inputs import image_shape_of, repeatable
 from course_utils.compression.preparation import calibrate, images_of, prepare
@@ -108,7 +108,8 @@ class AutoOptimizer:
 
         Returns:
             "baseline", "quantized", "pruned", "combined" (the best of each kind for the target; quantized and pruned both in
-            the last) and "best" (the choice among all), each with "model", "metrics" and "name"; "choice", a `Choice`;
+            the last) and "best" (the choice among all), each with "model", "metrics", "name", "warnings" (what is broken, slower or
+            larger, by the accuracy on test images) and "satisfied" (whether it keeps to all constraints there); "choice", a `Choice`;
             "explanation", in words; "candidates" and "pareto", lists of `Candidate`; "hardware".
         """
         shape = image_shape_of(model, image_shape)
@@ -134,26 +135,41 @@ class AutoOptimizer:
             metrics[name].update(parameters=parameters(network), macs=count_macs(network, shape))
             metrics[name]["path"] = None if folder is None else metrics[name].get("path")
         choice = choose(candidates, self.target_metric, self.constraints)
+        tested = {
+            name: Candidate(name, one.size_mb, one.latency_ms, scored[name]["accuracy"]) for name, one in found.items()
+        }
+        first = candidates[0].name
 
-        def entry(name: str) -> dict[str, Any]:
+        def entry(name: str, missing: str = "") -> dict[str, Any]:
             network, half = made[name]
-            return {"model": HalfModel(network) if half else network, "metrics": metrics[name], "name": name}
+            warnings = shortcomings(tested[name], tested[first], self.constraints)
+            return {
+                "model": HalfModel(network) if half else network, "metrics": metrics[name], "name": name,
+                "satisfied": not self.constraints.broken(tested[name], tested[first]),
+                "warnings": ([f"there is no {missing} candidate; this is {name}"] if missing else []) + warnings,
+            }  # fmt: skip
 
-        def best_of(kind: Callable[[str], bool]) -> dict[str, Any]:
+        def best_of(title: str, kind: Callable[[str], bool]) -> dict[str, Any]:
             names = [name for name in found if kind(name)]
             if not names:
-                return entry(candidates[0].name)
+                return entry(first, missing=title)
             few = [candidates[0], *(found[name] for name in names)]
             return entry(choose(few, self.target_metric, self.constraints, among=names).candidate.name)
 
+        best = entry(choice.candidate.name)
         hardware = profile_hardware()
-        on = "" if validation_loader is not None else " It was chosen on the images that it is scored on."
+        on = " It was chosen on the images that it is scored on."
+        if validation_loader is not None:
+            points = 100 * (tested[best["name"]].accuracy - tested[first].accuracy)
+            on = f" Accuracies so far are of validation images; on test images it has {points:+.1f} points."
+            if best["warnings"] and set(best["warnings"]) != set(choice.warnings):
+                on += f" Note, on test images: {'; '.join(best['warnings'])}."
         return {
-            "baseline": entry(candidates[0].name),
-            "quantized": best_of(lambda name: "fp32" not in name and "pruned" not in name),
-            "pruned": best_of(lambda name: name.startswith("fp32") and "pruned" in name),
-            "combined": best_of(lambda name: "fp32" not in name and "pruned" in name),
-            "best": entry(choice.candidate.name),
+            "baseline": entry(first),
+            "quantized": best_of("quantized", lambda name: "fp32" not in name and "pruned" not in name),
+            "pruned": best_of("pruned", lambda name: name.startswith("fp32") and "pruned" in name),
+            "combined": best_of("combined", lambda name: "fp32" not in name and "pruned" in name),
+            "best": best,
             "choice": choice,
             "explanation": f"{choice.explanation}{on}",
             "candidates": candidates,

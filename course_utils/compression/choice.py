@@ -129,11 +129,7 @@ def choose(
         best = max(fitting, key=lambda c: _merit(c, baseline, target))
     else:
         best = min(possible, key=lambda c: (rules.excess(c, baseline), *(-m for m in _merit(c, baseline, target))))
-    warnings = rules.broken(best, baseline)
-    if best.latency_ms > baseline.latency_ms:
-        warnings.append(f"slower than {baseline.name}: {best.latency_ms:.3g} ms against {baseline.latency_ms:.3g}")
-    if best.size_mb > baseline.size_mb:
-        warnings.append(f"larger than {baseline.name}: {best.size_mb:.3g} MB against {baseline.size_mb:.3g}")
+    warnings = shortcomings(best, baseline, rules)
     reason = (
         f"{best.name} for {target}: {baseline.size_mb / best.size_mb:.1f} times smaller and "
         f"{baseline.latency_ms / best.latency_ms:.1f} times as fast as {baseline.name}, "
@@ -145,6 +141,16 @@ def choose(
     if warnings:
         reason += " Note: " + "; ".join(warnings) + "."
     return Choice(best, reason, bool(fitting), tuple(warnings))
+
+
+def shortcomings(candidate: Candidate, baseline: Candidate, rules: Constraints) -> list[str]:
+    """What a user should know before deploying a candidate, in words: rules that it breaks, slower or larger than the baseline."""
+    found = rules.broken(candidate, baseline)
+    if candidate.latency_ms > baseline.latency_ms:
+        found.append(f"slower than {baseline.name}: {candidate.latency_ms:.3g} ms against {baseline.latency_ms:.3g}")
+    if candidate.size_mb > baseline.size_mb:
+        found.append(f"larger than {baseline.name}: {candidate.size_mb:.3g} MB against {baseline.size_mb:.3g}")
+    return found
 
 
 def _merit(candidate: Candidate, baseline: Candidate, target: str) -> tuple[float, ...]:
