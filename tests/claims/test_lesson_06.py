@@ -22,7 +22,13 @@ EVA, BOTH = "EVA stand-in (procedural)", "EVA stand-in (procedural) then AVA sta
 @pytest.fixture(scope="module")
 def full():
     """Experiment -> Results of the recorded full run."""
-    others = {"losses": EVA, "augment": EVA, "categories": f"{EVA} by category", "cost": "random pixels"}
+    others = {
+        "losses": EVA,
+        "augment": EVA,
+        "scales": BOTH,
+        "categories": f"{EVA} by category",
+        "cost": "random pixels",
+    }
     return full_results("06_iqa", lesson, BOTH, **others)
 
 
@@ -40,10 +46,8 @@ def test_the_strengths_are_the_best_of_their_candidates_on_validation_images(ful
     for name, strengths in lesson.CANDIDATES.items():
         found = {strength: choice.mean(f"{name} {strength:g}", "mean_srcc") for strength in strengths}
         assert max(found, key=found.get) == lesson.CHOSEN[name]
-        assert max(found.values()) > naive + 0.03
-    test = {label: full["stream"].values(label, "mean_srcc")[0] for label in ("naive", "L2", "EWC")}
-    assert test["L2"] < test["naive"] - 0.05 and test["EWC"] > test["naive"]  # claim C: too few to decide
-    assert lesson.CHOSEN["EWC"] == min(lesson.CANDIDATES["EWC"])  # the prose says that it is the smallest
+        assert max(found.values()) > naive + 0.02
+        assert len(choice.values(f"{name} {lesson.CHOSEN[name]:g}", "mean_srcc")) == 3
 
 
 def test_a_choice_looks_at_validation_images_only(monkeypatch):
@@ -82,87 +86,130 @@ def final(results, label, task):
     return results.accuracy(label)[:, -1, task]
 
 
-def test_claim_a_mse_alone_is_enough_here(full):
+def test_claim_a_mse_alone_is_enough_for_one_data_set(full):
     losses = full["losses"]
     mse = losses.values("mse", "mean_srcc")
     means = {label: losses.mean(label, "mean_srcc") for label in losses.labels}
-    assert 0.765 < min(means.values()) and max(means.values()) < 0.795 and len(means) == 5
-    assert max(means.values()) - min(means.values()) < 0.03
-    for label in losses.labels:
-        assert np.ptp(losses.values(label, "mean_srcc")) > 0.07
-        if label != "mse":
-            assert (losses.values(label, "mean_srcc") < mse).sum() == 2
-    error = {label: losses.mean(label, lambda record: record["error"][0]) for label in ("mse", "plcc")}
-    assert error["plcc"] > error["mse"] + 0.01
+    assert 0.855 < min(means.values()) and max(means.values()) < 0.88 and len(means) == 5
+    assert max(means.values()) - min(means.values()) < 0.02 and np.ptp(mse) > 0.05
+    for label in set(losses.labels) - {"mse"}:
+        assert (losses.values(label, "mean_srcc") < mse).sum() >= 2
 
 
-def test_claim_b_augmentation_that_lies_costs_more_than_the_honest_one_gives(full):
+def test_claim_b_mse_minds_two_scales_and_the_correlation_does_not(full):
+    scales = full["scales"]
+
+    def on_ava(label):
+        return scales.values(label, "srcc")[:, 1]
+
+    lost = {
+        loss: on_ava(f"{loss}, one scale") - on_ava(f"{loss}, two scales")
+        for loss in ("mse", "mse+rank", "plcc", "fidelity")
+    }
+    assert lost["mse"].min() > 0.13 and lost["plcc"].max() < 0.011 and lost["mse+rank"].min() > 0.12
+    assert lost["fidelity"].max() < lost["mse"].min()
+    assert scales.mean("plcc, one scale", "mean_srcc") < scales.mean("mse, one scale", "mean_srcc")
+    gain = scales.values("plcc, two scales", "mean_srcc") - scales.values("mse, two scales", "mean_srcc")
+    assert gain.min() > 0.07
+
+
+def test_two_scales_change_one_data_set_and_batches_never_mix_them(monkeypatch):
+    seen = []
+    config = lesson.EXPERIMENTS["scales"].configurations("smoke")["mse, two scales"]
+    original = lesson.OneSet.batch
+
+    def watched(self, learner, batch):
+        kept = original(self, learner, batch)
+        seen.append((set(kept["set"].tolist()), len(kept["y"]), len(batch["y"])))
+        return kept
+
+    monkeypatch.setattr(lesson.OneSet, "batch", watched)
+    lesson.run_scales(config, 0, None)
+    assert seen and all(len(sets) == 1 and 2 * kept >= whole for sets, kept, whole in seen)
+    assert {0, 1} == set.union(*(sets for sets, _, _ in seen))
+
+
+def test_claim_c_augmentation_that_lies_costs_more_than_the_honest_one_gives(full):
     none, honest, lying = (full["augment"].values(label, "mean_srcc") for label in lesson.AUGMENTATIONS)
-    assert (honest - none).min() > 0.08 and (none - lying).min() > 0.15
+    assert (honest - none).min() > 0.12 and (none - lying).min() > 0.25
 
 
-def test_claim_c_a_score_is_forgotten_and_replay_keeps_it(full):
+def test_claim_d_a_score_is_forgotten_and_replay_keeps_it(full):
     stream = full["stream"]
     mean = {label: stream.values(label, "mean_srcc") for label in stream.labels}
     learned = stream.accuracy("naive")[:, 0, 0]
-    assert (learned - final(stream, "naive", 0)).min() > 0.3 and final(stream, "naive", 0).min() > 0.36
-    assert round(learned.mean(), 2) == 0.79 and round(final(stream, "naive", 0).mean(), 2) == 0.44
-    assert final(stream, "L2", 0).min() > 0.6
-    assert (stream.accuracy("L2")[:, 0, 1] - final(stream, "L2", 1)).min() > 0.07
-    assert (mean["naive"] - mean["L2"]).min() > 0.02
-    assert abs(mean["EWC"] - mean["naive"]).max() < 0.05 and (mean["EWC"] > mean["naive"]).sum() == 2
+    assert (learned - final(stream, "naive", 0)).min() > 0.38 and final(stream, "naive", 0).min() > 0.25
+    assert round(learned.mean(), 2) == 0.87 and round(final(stream, "naive", 0).mean(), 2) == 0.41
+    assert final(stream, "L2", 0).min() > 0.63 and (mean["L2"] - mean["naive"]).min() > 0.04
+    assert (final(stream, "naive", 1) - final(stream, "L2", 1)).mean() > 0.01
+    assert lesson.CHOSEN["L2"] == min(lesson.CANDIDATES["L2"])
+    gain = mean["EWC"] - mean["naive"]
+    assert 0 < gain.mean() < 0.02 and (gain < 0).sum() == 1
     packnet = stream.accuracy("PackNet (task told)")
     assert (packnet[:, 0, 0] == packnet[:, 1, 0]).all()
-    assert (final(stream, "naive", 1) - packnet[:, 1, 1]).min() > 0.03
+    assert packnet[:, 1, 1].mean() < final(stream, "naive", 1).mean() - 0.03
+    assert (
+        abs(final(stream, "replay", 0) - learned).max() < 0.05 and (learned - final(stream, "replay", 0)).max() < 0.03
+    )
+    assert (final(stream, "replay", 1) - final(stream, "naive", 1)).mean() > 0.01
     for label in stream.labels:
-        if label != "replay":
-            assert (mean["replay"] - mean[label]).min() > 0.04, label
-    assert (final(stream, "replay", 0) - learned).min() > 0.02
+        if label != "joint":
+            assert (mean["joint"] - mean[label]).min() > 0.02, label
+
+
+def test_the_ceiling_gets_twice_the_passes_and_no_other_condition_does():
+    configs = lesson.EXPERIMENTS["stream"].configurations("full")
+    epochs = {label: config["epochs"] for label, config in configs.items()}
+    assert epochs.pop("joint") == 20 and set(epochs.values()) == {10}
 
 
 def test_stability_is_not_a_virtue_by_itself(full):
-    stream = full["stream"]
-    stable = {label: stream.mean(label, "stability_index") for label in ("naive", "replay", "PackNet (task told)")}
-    assert round(stable["naive"], 2) == 0.44 and round((1 + stable["naive"]) / 2, 2) == 0.72
-    assert round(stable["replay"], 2) == 0.82 and stable["PackNet (task told)"] > 0.999
-    assert round(final(stream, "replay", 0).mean(), 2) == 0.83
+    stream, categories = full["stream"], full["categories"]
+    stable = stream.mean("naive", "stability_index")
+    assert round(stable, 2) == 0.36 and round((1 + stable) / 2, 2) == 0.68
+    assert round(categories.mean("naive", "stability_index"), 2) == 0.64
+    assert categories.mean("PackNet (task told)", "stability_index") > 0.999
+    assert round(categories.mean("naive", "mean_srcc"), 2) == 0.88
+    assert round(categories.mean("PackNet (task told)", "mean_srcc"), 2) == 0.78
 
 
-def test_claim_d_naive_training_forgets_noise_and_not_blur(full):
+def test_claim_e_naive_training_forgets_noise_and_not_blur(full):
     def falls(label, distortion):
         """Score of clean pictures less score at level 1: `(seeds, tasks)`."""
         scores = full["stream"].values(label, "graded")[:, :, lesson.DISTORTIONS.index(distortion)]
         return scores[:, :, 0] - scores[:, :, -1]
 
     noise = falls("naive", "noise")
-    assert noise[:, 0].min() > 0.4 and noise[:, 1].max() < 0.1
+    assert noise[:, 0].min() > 0.5 and noise[:, 1].max() < 0.15
     for name in ("blur", "contrast"):
-        assert falls("naive", name)[:, 1].min() > 0.3
+        assert falls("naive", name)[:, 1].min() > 0.6
     for name in ("jpeg", "blocking"):
-        assert falls("naive", name)[:, 0].max() < 0.2 and falls("naive", name)[:, 1].min() > 0.3
-    assert falls("replay", "noise")[:, 1].min() > 0.5
+        assert falls("naive", name)[:, 0].max() < 0.25 and falls("naive", name)[:, 1].min() > 0.45
+    assert falls("replay", "noise")[:, 1].min() > 0.6
 
 
-def test_claim_e_new_contents_are_hardly_forgotten_with_the_one_seed_that_was_run(full):
+def test_claim_f_new_contents_are_hardly_forgotten(full):
     categories, stream = full["categories"], full["stream"]
-    (forgotten,) = categories.values("naive", "forgetting")
-    assert forgotten < 0.05 and stream.values("naive", "forgetting")[0] > 0.3
-    assert categories.mean("naive", "stability_index") < stream.values("naive", "stability_index")[0] - 0.2
-    assert categories.mean("replay", "mean_srcc") > categories.mean("joint", "mean_srcc") + 0.03
+    assert categories.values("naive", "forgetting").max() < 0.08 and stream.values("naive", "forgetting").min() > 0.38
+    first = categories.accuracy("naive")[:, :, 0]
+    assert (first[:, -1] - first[:, 0]).min() > 0.19
+    mean = {label: categories.mean(label, "mean_srcc") for label in categories.labels}
+    assert min(mean, key=mean.get) == "PackNet (task told)" and max(mean, key=mean.get) == "joint"
 
 
-def test_claim_f_the_clock_is_kinder_than_the_multiplications(full):
+def test_claim_g_the_clock_is_kinder_than_the_multiplications(full):
     rows = full["cost"].records["three backbones"][0]["rows"]
     big, small = rows["resnet18"], rows["mobilenet_v3_small"]
     assert round(big["macs"] / small["macs"]) == 30
     assert 1.7 < big["milliseconds"] / small["milliseconds"] < 3
-    drops = {name: record[0]["accuracy"] for name, record in full["backbones"].records.items()}
-    lost = {name: matrix[0][0] - matrix[1][0] for name, matrix in drops.items()}
-    lost["mobilenet_v3_small"] = -np.diff(full["stream"].accuracy("naive")[0, :, 0])[0]
-    assert min(lost.values()) > 0.1 and max(lost, key=lost.get) == "resnet18"
+    lost = {name: -np.diff(full["backbones"].accuracy(name)[:, :, 0])[:, 0] for name in full["backbones"].labels}
+    lost["mobilenet_v3_small"] = -np.diff(full["stream"].accuracy("naive")[:, :, 0])[:, 0]
+    assert min(values.min() for values in lost.values()) > 0.38 and lost["resnet18"].min() > 0.6
+    assert all(len(values) == 3 for values in lost.values())
+    assert rows["resnet18"]["parameters"] == max(row["parameters"] for row in rows.values())
 
 
-def test_claims_c_and_d_in_the_quick_preset():
+def test_claims_d_and_e_in_the_quick_preset():
     """One seed: naive training loses on task 1 what replay keeps."""
     configs = lesson.EXPERIMENTS["stream"].configurations("quick")
     naive, replay = (

@@ -24,6 +24,15 @@ SEEN = ((0, 0), (1, 0), (1, 1))  # task 1 after it, task 1 after task 2, task 2
 WISHES = ("liked most after task 1", "liked most after task 2", "rose most", "fell most")
 
 
+def _title(results: Results) -> str:
+    """What was seen, and whether it is the recorded run: the quick preset runs some experiments only in part."""
+    return (
+        f"{results.data_title}, recorded full run"
+        if results.preset == "full" and not results.live
+        else results.data_title
+    )
+
+
 def _picture(axes: Any, x: np.ndarray, title: str = "", size: float = 8) -> None:
     x = np.moveaxis(x, 0, 2)
     x = x / 255 if x.dtype == np.uint8 else x
@@ -70,7 +79,7 @@ def draw_sphere(results: Results, score: np.ndarray) -> Figure:
         xscale="log", xlabel="length before it is brought to 1", ylabel="score", title="What the length would have said"
     )
     figure.colorbar(points, ax=right, label="mean vote")
-    figure.suptitle(results.data_title, fontsize=9)
+    figure.suptitle(_title(results), fontsize=9)
     return figure
 
 
@@ -99,7 +108,7 @@ def draw_forgetting(results: Results) -> Figure:
         axes.set(title=name, xticks=[1, 2], xticklabels=["after task 1", "after task 2"], xlim=(0.8, 2.2))
     panels[0].set_ylabel("SRCC on test images")
     panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(results.data_title, fontsize=9)
+    figure.suptitle(_title(results), fontsize=9)
     return figure
 
 
@@ -168,7 +177,7 @@ def draw_curves(results: Results, labels: tuple[str, ...] = ("naive", "replay"))
     for axes in grid[-1]:
         axes.set_xlabel("level")
     grid[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(f"Twelve scenes, spoilt in one way: {results.data_title}", fontsize=9)
+    figure.suptitle(f"Twelve scenes, spoilt in one way: {_title(results)}", fontsize=9)
     return figure
 
 
@@ -207,7 +216,7 @@ def draw_picks(results: Results, data: Any, wish: str, method: str, count: int =
     for axes, index in zip(figure.subplots(1, count), np.argsort(-by)[:count], strict=True):
         text = f"true {data.test.truth[index]:.2f}\ntask 1: {then[index]:.2f}\ntask 2: {now[index]:.2f}"
         _picture(axes, data.test.x[index], text)
-    figure.suptitle(f"{method}, {wish}: {results.data_title}", fontsize=9)
+    figure.suptitle(f"{method}, {wish}: {_title(results)}", fontsize=9)
     return figure
 
 
@@ -263,7 +272,7 @@ def draw_bars(results: Results, key: Any, xlabel: str) -> Figure:
     axes.set_yticks(range(len(results.labels)), list(results.labels))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel=xlabel, title=results.data_title)
+    axes.set(xlabel=xlabel, title=_title(results))
     axes.margins(x=0.12)
     return figure
 
@@ -276,7 +285,7 @@ def draw_categories(results: Results) -> Figure:
         x, look = np.arange(1, runs.shape[1] + 1), _look(label)
         axes.plot(x, runs.mean(axis=0), **look)
         axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=look["color"], alpha=0.12, linewidth=0)
-    axes.set(xlabel="categories learned", ylabel="mean SRCC, categories seen", title=results.data_title)
+    axes.set(xlabel="categories learned", ylabel="mean SRCC, categories seen", title=_title(results))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -298,7 +307,7 @@ def draw_scales(results: Results) -> Figure:
     axes.set_yticks(range(len(losses)), losses)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="mean SRCC on the test images of both", title=results.data_title)
+    axes.set(xlabel="mean SRCC on the test images of both", title=_title(results))
     axes.margins(x=0.12)
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return figure
