@@ -52,6 +52,30 @@ WRONG += [
 ]
 
 
+@right("07.1")
+def quantize_one_by_one(x, scale, zero_point):
+    return [min(max(round(value / scale) + zero_point, 0), 255) for value in x.tolist()]
+
+
+@right("07.1")
+def quantize_in_one_rounding(x, scale, zero_point):
+    return torch.round(x / scale + zero_point).clip(min=0, max=255).int()
+
+
+def _divided_in_place(x, scale, zero_point):
+    x /= scale
+    return (x.round() + zero_point).clamp(0, 255)
+
+
+WRONG += [
+    ("07.1", lambda x, s, z: ((x / s).round() - z).clamp(0, 255), "The zero point is subtracted"),
+    ("07.1", lambda x, s, z: (x / s).round().clamp(0, 255), "The zero point is missing"),
+    ("07.1", lambda x, s, z: (x / s).round().clamp(0, 255) + z, "before you add"),
+    ("07.1", _divided_in_place, "changes its argument `x`"),
+    ("07.1", lambda x, s, z: x.div_(s).round_().add_(z).clamp_(0, 255), "changes its argument `x`"),
+]
+
+
 # ---- 07.2 scale and zero point -------------------------------------------------------------------------------------
 
 
@@ -93,6 +117,26 @@ WRONG += [
 ]
 
 
+@right("07.2")
+def scale_as_one_tensor(low, high):
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255
+    return torch.tensor([scale, round(-low / scale)])
+
+
+@right("07.2")
+def scale_as_one_array(low, high):
+    scale = np.ptp([low, high, 0.0]) / 255
+    return np.array([scale, math.floor(-min(low, 0.0) / scale + 0.5)])
+
+
+WRONG += [
+    ("07.2", _range(rounding=int), "You cut off what stands behind the point"),
+    ("07.2", _range(rounding=math.floor), "You cut off what stands behind the point"),
+    ("07.2", _range(rounding=math.ceil), "You round the zero point up"),
+]
+
+
 # ---- 07.3 one scale a channel --------------------------------------------------------------------------------------
 
 
@@ -128,7 +172,7 @@ def _good(w):
 
 WRONG += [
     ("07.3", _with_scale(lambda w: w.abs().max() / 127), "one scale for all channels"),
-    ("07.3", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one an *input* channel"),
+    ("07.3", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one scale for an *input* channel"),
     ("07.3", _with_scale(lambda w: w.flatten(1).amax(1) / 127), "instead of the largest magnitude"),
     ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 255), "reach 127 on each side"),
     ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 128), "would become 128"),
@@ -141,6 +185,47 @@ WRONG += [
     ("07.3", _with_scale(_good, lambda w, s: (w / s).trunc()), "instead of rounding"),
     ("07.3", _with_scale(_good, lambda w, s: (w / s).round() + 128), "There is a zero point in it"),
     ("07.3", lambda weight: _good(weight), "Return two things"),
+]
+
+
+@right("07.3")
+def channels_numpy(weight):
+    weight = np.asarray(weight)
+    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    return np.rint(weight / scale).astype(np.int8), scale.ravel()
+
+
+@right("07.3")
+def channels_flat(weight):
+    rows = weight.reshape(len(weight), -1)
+    scale = torch.maximum(rows.max(dim=1).values, -rows.min(dim=1).values) / 127
+    return torch.round(rows / scale[:, None]).view_as(weight), scale
+
+
+def _over(*dims):
+    """The maximum over these dimensions, with the integers to it."""
+
+    def answer(weight):
+        scale = weight.abs().amax(dim=dims, keepdim=True) / 127
+        return (weight / scale).round(), scale.flatten()
+
+    return answer
+
+
+def _channels_in_place(weight):
+    scale = weight.abs().flatten(1).amax(dim=1) / 127
+    weight /= scale.view(-1, 1, 1, 1)
+    return weight.round(), scale
+
+
+WRONG += [
+    ("07.3", _over(0, 2, 3), "one scale for an *input* channel"),
+    ("07.3", _over(0, 1, 2), "one scale for a *column* of the kernel"),
+    ("07.3", _over(0, 1, 3), "one scale for a *row* of the kernel"),
+    ("07.3", _with_scale(_good, lambda w, s: (w / s).floor()), "You round down: 1.6 becomes 1"),
+    ("07.3", lambda w: ((w / _good(w).view(1, -1, 1, 1)).round(), _good(w)), "you divide *input* channels by them"),
+    ("07.3", lambda w: ((w / _good(w)).round(), _good(w)), "you divide the kernel's columns"),
+    ("07.3", _channels_in_place, "changes its argument `weight`"),
 ]
 
 
