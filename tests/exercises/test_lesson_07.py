@@ -271,6 +271,47 @@ WRONG += [
 ]
 
 
+@right("07.4")
+def fold_loop(weight, gamma, beta, mean, variance, eps=1e-5):
+    factors = [float(g) / math.sqrt(float(v) + eps) for g, v in zip(gamma, variance, strict=True)]
+    folded = torch.stack([channel * factor for channel, factor in zip(weight, factors, strict=True)])
+    return folded, [float(b) - float(m) * factor for b, m, factor in zip(beta, mean, factors, strict=True)]
+
+
+@right("07.4")
+def fold_by_a_diagonal(weight, gamma, beta, mean, variance, eps=1e-5):
+    factor = torch.diag(gamma * (variance + eps).rsqrt())
+    return (factor @ weight.flatten(1)).view_as(weight), beta - factor @ mean
+
+
+def _fold_in_place(weight, gamma, beta, mean, variance, eps=1e-5):
+    factor = gamma / torch.sqrt(variance + eps)
+    weight *= factor.view(-1, 1, 1, 1)
+    beta -= mean * factor
+    return weight, beta
+
+
+def _fold_with_bias(factor):
+    """The weight is right; the bias has a factor of its own."""
+
+    def answer(weight, gamma, beta, mean, variance, eps=1e-5):
+        return fold_loop(weight, gamma, beta, mean, variance, eps)[0], beta - mean * factor(gamma, variance, eps)
+
+    return answer
+
+
+WRONG += [
+    ("07.4", _fold(shape=(-1,)), "You scale the columns of the kernel"),
+    ("07.4", _fold(shape=(-1, 1)), "You scale the rows of the kernel"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g / v.sqrt()), "In the bias eps is forgotten"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g / (v.sqrt() + e)), "In the bias eps is added to the root"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g / (v + e)), "divided by the variance, not by its root"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g), "multiplied by gamma only"),
+    ("07.4", _fold_with_bias(lambda g, v, e: 1 / (v + e).sqrt()), "but not multiplied by gamma"),
+    ("07.4", _fold_in_place, "changes its argument `weight`"),
+]
+
+
 # ---- 07.5 straight through -----------------------------------------------------------------------------------------
 
 
@@ -320,6 +361,73 @@ WRONG += [
     ("07.5", lambda x, s, z: _there_and_back(x, s, z).detach(), "No gradient arrives: keep"),
     ("07.5", _fake(_there_and_back, lambda x, inside: -inside), "Gradient 1 where"),
 ]
+
+
+class _Straight(torch.autograd.Function):
+    """Quantize there and back; the mask of the numbers inside the range lets the gradient pass."""
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point):
+        ctx.save_for_backward((x / scale + zero_point >= 0) & (x / scale + zero_point <= 255))
+        return _there_and_back(x, scale, zero_point)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0], None, None
+
+
+@right("07.5")
+def fake_by_function(x, scale, zero_point):
+    return _Straight.apply(x, scale, zero_point)
+
+
+@right("07.5")
+def fake_clamped_first(x, scale, zero_point):
+    held = x.clamp(-zero_point * scale, (255 - zero_point) * scale)  # real numbers
+    return held + (torch.round(held / scale) * scale - held).detach()
+
+
+@right("07.5")
+def fake_edge_half_a_step_out(x, scale, zero_point):
+    low, high = (-0.5 - zero_point) * scale, (255.5 - zero_point) * scale  # what rounds to 0 and to 255
+    inside = (x > low) & (x < high)
+    return x * inside + (_there_and_back(x, scale, zero_point) - x * inside).detach()
+
+
+def _without_gradient(x, scale, zero_point):
+    with torch.no_grad():
+        return _there_and_back(x, scale, zero_point)
+
+
+WRONG += [
+    (
+        "07.5",
+        _fake(_there_and_back, lambda x, inside: ((x >= 0) & (x <= 25.5)).float()),
+        "Your range forgets the zero point",
+    ),
+    (
+        "07.5",
+        _fake(_there_and_back, lambda x, inside: ((x >= -10) & (x <= 25.5)).float()),
+        "its upper end forgets the zero point",
+    ),
+    ("07.5", _without_gradient, "No gradient arrives: keep"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fragment"),
+    [
+        (_there_and_back, "that of rounding itself"),
+        (_without_gradient, "the result carries no gradient"),
+        (lambda x, s, z: _there_and_back(x, s, z).detach(), "the result carries no gradient"),
+        (lambda x, s, z: _there_and_back(x, s, z).tolist(), "the result carries no gradient"),
+        (_fake(_there_and_back, lambda x, inside: -inside), "leads astray"),
+    ],
+)
+def test_a_weight_that_does_not_learn_is_told_why(answer, fragment):
+    (learns,) = [part for part in exercise.find("07.5").criteria if part.name == "a weight learns through it"]
+    with pytest.raises(exercise.Wrong, match=fragment):
+        learns.function(answer)
 
 
 # ---- 07.6 channels go ----------------------------------------------------------------------------------------------
