@@ -411,6 +411,7 @@ WRONG += [
         "its upper end forgets the zero point",
     ),
     ("07.5", _without_gradient, "No gradient arrives: keep"),
+    ("07.5", lambda x, s, z: (x / s).round().clamp(0, 255) * s, "left out on both ways"),
 ]
 
 
@@ -477,11 +478,55 @@ WRONG += [
     ("07.6", _zeroed, "All four channels are still there"),
     (
         "07.6",
-        lambda f, b, s, k: _remove(lambda w: torch.tensor([0.0, 1.0, 0, 2.0]), sort=False)(f, b, s, k),
+        _remove(_l1, sort=False),
         "have changed places",
     ),
     ("07.6", lambda f, b, s, k: f[:k], "Return three tensors"),
-    ("07.6", lambda f, b, s, k: (f[[2, 3]], b[[2, 3]], s[:, [2, 3]]), "By their L1 norms"),
+    ("07.6", lambda f, b, s, k: (f[[1, 1]], b[[1, 1]], s[:, [1, 1]]), "By their L1 norms"),
+    ("07.6", lambda f, b, s, k: _remove(_l1)(f, b, s, k) if k == 2 else (f[2:], b[2:], s[:, 2:]), "Of six L1 norms"),
+]
+
+
+@right("07.6")
+def remove_numpy(first, bias, second, keep):
+    norms = np.abs(first.numpy()).reshape(len(first), -1).mean(axis=1)
+    kept = np.sort(np.argsort(norms)[::-1][:keep])
+    return first.numpy()[kept], bias.numpy()[kept], second.numpy()[:, kept]
+
+
+@right("07.6")
+def remove_by_a_list_of_what_goes(first, bias, second, keep):
+    norms = torch.linalg.vector_norm(first, ord=1, dim=(1, 2, 3))
+    gone = set(norms.topk(len(first) - keep, largest=False).indices.tolist())
+    kept = torch.tensor([i for i in range(len(first)) if i not in gone])
+    return [first.index_select(0, kept), bias.index_select(0, kept), second.index_select(1, kept)]
+
+
+def _above(threshold):
+    """All channels whose norm is above a threshold, however many they are."""
+
+    def answer(first, bias, second, keep):
+        mask = _l1(first) > threshold(_l1(first))
+        return first[mask], bias[mask], second[:, mask]
+
+    return answer
+
+
+def _norm_with_bias(first, bias, second, keep):
+    kept = (_l1(first) + bias.abs()).topk(keep).indices.sort().values
+    return first[kept], bias[kept], second[:, kept]
+
+
+WRONG += [
+    ("07.6", _remove(lambda w: w.flatten(1).norm(dim=1)), "You sort by the L2 norm"),
+    ("07.6", _remove(lambda w: w.flatten(1).square().sum(1)), "You sort by the L2 norm"),
+    ("07.6", _remove(lambda w: w.flatten(1).norm(dim=1), sort=False), "You sort by the L2 norm"),
+    ("07.6", _remove(lambda w: w.abs().sum((0, 2, 3))), "norms of the three *inputs*"),
+    ("07.6", _norm_with_bias, "The bias has a say"),
+    ("07.6", lambda f, b, s, k: _remove(_l1)(f, b, s, 2), "Keep as many as `keep` says"),
+    ("07.6", _above(torch.median), "Keep as many as `keep` says"),
+    ("07.6", _above(lambda norms: float(np.median(norms))), "Keep as many as `keep` says"),
+    ("07.6", lambda f, b, s, k: (f[:k], b[:k], s[:, :k]), "whatever they hold"),
 ]
 
 
@@ -559,6 +604,43 @@ WRONG += [
 ]
 
 
+@right("07.8")
+def macs_by_unfolding(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    image = torch.zeros(1, in_channels // groups, size, size)
+    columns = F.unfold(image, kernel, stride=stride, padding=padding)  # (1, products of one output, pixels)
+    return torch.tensor(out_channels * columns[0].numel())
+
+
+@right("07.8")
+def macs_group_by_group(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    side = math.floor((size + 2 * padding - (kernel - 1) - 1) / stride + 1)
+    return sum(side**2 * kernel**2 * (in_channels // groups) * (out_channels // groups) for _ in range(groups))
+
+
+def _nine(answer):
+    """The same, with 9 weights a kernel."""
+    return lambda *args: answer(*args) / args[2] ** 2 * 9
+
+
+def _only_depthwise(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    return macs_counted(
+        in_channels, out_channels, kernel, size, stride, padding, groups if groups == in_channels else 1
+    )
+
+
+WRONG += [
+    ("07.8", _cost(side=lambda n, k, s, p: n // s), "Size / stride is right only"),
+    ("07.8", _cost(side=lambda n, k, s, p: math.ceil(n / s)), "Size / stride is right only"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * (k // 2) - k) // s + 1), "Size / stride is right only"),
+    ("07.8", _nine(macs_counted), "you count 9 whatever `kernel` is"),
+    ("07.8", _nine(_cost(side=lambda n, k, s, p: n // s)), "28 x 28 pixels and 9 numbers"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * p - k) // s), "one pixel too small"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * p - k) / s + 1), "half a pixel does not exist"),
+    ("07.8", _cost(side=lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1), "You round up, to 8 x 8"),
+    ("07.8", _only_depthwise, "In 4 groups each output channel"),
+]
+
+
 # ---- 07.9 what to deploy -------------------------------------------------------------------------------------------
 
 
@@ -581,6 +663,28 @@ def front_loops(sizes, latencies, accuracies):
         if not beaten:
             kept.append(i)
     return kept
+
+
+@right("07.9")
+def front_set(sizes, latencies, accuracies):
+    return set(reversed(front_loops(sizes, latencies, accuracies)))
+
+
+@right("07.9")
+def front_generator(sizes, latencies, accuracies):
+    yield from front_loops(sizes, latencies, accuracies)
+
+
+@right("07.9")
+def front_tensor(sizes, latencies, accuracies):
+    table = torch.tensor([sizes, latencies, [-a for a in accuracies]]).T
+    beaten = ((table[:, None] <= table).all(-1) & (table[:, None] < table).any(-1)).any(dim=0)
+    return torch.where(~beaten)[0]
+
+
+@right("07.9")
+def front_keys(sizes, latencies, accuracies):
+    return dict.fromkeys(front_loops(sizes, latencies, accuracies)).keys()
 
 
 def _front(beats):
@@ -614,6 +718,16 @@ WRONG += [
         lambda s, t, a: front_loops(s, t, a)[:1] if len(s) == 3 else front_loops(s, t, a),
         "are the same, and better than 2",
     ),
+]
+
+
+WRONG += [
+    (
+        "07.9",
+        lambda s, t, a: np.where([i in front_loops(s, t, a) for i in range(len(s))]),
+        "a tuple with one array",
+    ),
+    ("07.9", lambda s, t, a: (i in front_loops(s, t, a) for i in range(len(s))), "True and False"),
 ]
 
 

@@ -172,6 +172,8 @@ def _fake_values(answer: Answer) -> None:
                 "Nothing is rounded: x comes out as it went in.": x,
                 "The zero point is not subtracted on the way back.": whole * SCALE,
                 "Nothing is clamped: 8 bits hold 0 to 255.": (steps.round()) * SCALE,
+                "The zero point is left out on both ways: whatever is negative becomes 0.": steps.round().clamp(0, 255)
+                * SCALE,
                 "You clamp, but do not round.": ((steps + ZERO).clamp(0, 255) - ZERO) * SCALE,
             },
             expected=expected,
