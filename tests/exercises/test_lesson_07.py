@@ -52,6 +52,30 @@ WRONG += [
 ]
 
 
+@right("07.1")
+def quantize_one_by_one(x, scale, zero_point):
+    return [min(max(round(value / scale) + zero_point, 0), 255) for value in x.tolist()]
+
+
+@right("07.1")
+def quantize_in_one_rounding(x, scale, zero_point):
+    return torch.round(x / scale + zero_point).clip(min=0, max=255).int()
+
+
+def _divided_in_place(x, scale, zero_point):
+    x /= scale
+    return (x.round() + zero_point).clamp(0, 255)
+
+
+WRONG += [
+    ("07.1", lambda x, s, z: ((x / s).round() - z).clamp(0, 255), "The zero point is subtracted"),
+    ("07.1", lambda x, s, z: (x / s).round().clamp(0, 255), "The zero point is missing"),
+    ("07.1", lambda x, s, z: (x / s).round().clamp(0, 255) + z, "before you add"),
+    ("07.1", _divided_in_place, "changes its argument `x`"),
+    ("07.1", lambda x, s, z: x.div_(s).round_().add_(z).clamp_(0, 255), "changes its argument `x`"),
+]
+
+
 # ---- 07.2 scale and zero point -------------------------------------------------------------------------------------
 
 
@@ -93,6 +117,26 @@ WRONG += [
 ]
 
 
+@right("07.2")
+def scale_as_one_tensor(low, high):
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255
+    return torch.tensor([scale, round(-low / scale)])
+
+
+@right("07.2")
+def scale_as_one_array(low, high):
+    scale = np.ptp([low, high, 0.0]) / 255
+    return np.array([scale, math.floor(-min(low, 0.0) / scale + 0.5)])
+
+
+WRONG += [
+    ("07.2", _range(rounding=int), "You cut off what stands behind the point"),
+    ("07.2", _range(rounding=math.floor), "You cut off what stands behind the point"),
+    ("07.2", _range(rounding=math.ceil), "You round the zero point up"),
+]
+
+
 # ---- 07.3 one scale a channel --------------------------------------------------------------------------------------
 
 
@@ -128,7 +172,7 @@ def _good(w):
 
 WRONG += [
     ("07.3", _with_scale(lambda w: w.abs().max() / 127), "one scale for all channels"),
-    ("07.3", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one an *input* channel"),
+    ("07.3", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one scale for an *input* channel"),
     ("07.3", _with_scale(lambda w: w.flatten(1).amax(1) / 127), "instead of the largest magnitude"),
     ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 255), "reach 127 on each side"),
     ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 128), "would become 128"),
@@ -141,6 +185,47 @@ WRONG += [
     ("07.3", _with_scale(_good, lambda w, s: (w / s).trunc()), "instead of rounding"),
     ("07.3", _with_scale(_good, lambda w, s: (w / s).round() + 128), "There is a zero point in it"),
     ("07.3", lambda weight: _good(weight), "Return two things"),
+]
+
+
+@right("07.3")
+def channels_numpy(weight):
+    weight = np.asarray(weight)
+    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    return np.rint(weight / scale).astype(np.int8), scale.ravel()
+
+
+@right("07.3")
+def channels_flat(weight):
+    rows = weight.reshape(len(weight), -1)
+    scale = torch.maximum(rows.max(dim=1).values, -rows.min(dim=1).values) / 127
+    return torch.round(rows / scale[:, None]).view_as(weight), scale
+
+
+def _over(*dims):
+    """The maximum over these dimensions, with the integers to it."""
+
+    def answer(weight):
+        scale = weight.abs().amax(dim=dims, keepdim=True) / 127
+        return (weight / scale).round(), scale.flatten()
+
+    return answer
+
+
+def _channels_in_place(weight):
+    scale = weight.abs().flatten(1).amax(dim=1) / 127
+    weight /= scale.view(-1, 1, 1, 1)
+    return weight.round(), scale
+
+
+WRONG += [
+    ("07.3", _over(0, 2, 3), "one scale for an *input* channel"),
+    ("07.3", _over(0, 1, 2), "one scale for a *column* of the kernel"),
+    ("07.3", _over(0, 1, 3), "one scale for a *row* of the kernel"),
+    ("07.3", _with_scale(_good, lambda w, s: (w / s).floor()), "You round down: 1.6 becomes 1"),
+    ("07.3", lambda w: ((w / _good(w).view(1, -1, 1, 1)).round(), _good(w)), "you divide *input* channels by them"),
+    ("07.3", lambda w: ((w / _good(w)).round(), _good(w)), "you divide the kernel's columns"),
+    ("07.3", _channels_in_place, "changes its argument `weight`"),
 ]
 
 
@@ -183,6 +268,47 @@ WRONG += [
     ("07.4", _fold(bias=lambda b, m, f: (b - m) * f), "beta is scaled, too"),
     ("07.4", _fold(bias=lambda b, m, f: -m * f), "beta is missing"),
     ("07.4", lambda weight, *rest: weight, "Return two things"),
+]
+
+
+@right("07.4")
+def fold_loop(weight, gamma, beta, mean, variance, eps=1e-5):
+    factors = [float(g) / math.sqrt(float(v) + eps) for g, v in zip(gamma, variance, strict=True)]
+    folded = torch.stack([channel * factor for channel, factor in zip(weight, factors, strict=True)])
+    return folded, [float(b) - float(m) * factor for b, m, factor in zip(beta, mean, factors, strict=True)]
+
+
+@right("07.4")
+def fold_by_a_diagonal(weight, gamma, beta, mean, variance, eps=1e-5):
+    factor = torch.diag(gamma * (variance + eps).rsqrt())
+    return (factor @ weight.flatten(1)).view_as(weight), beta - factor @ mean
+
+
+def _fold_in_place(weight, gamma, beta, mean, variance, eps=1e-5):
+    factor = gamma / torch.sqrt(variance + eps)
+    weight *= factor.view(-1, 1, 1, 1)
+    beta -= mean * factor
+    return weight, beta
+
+
+def _fold_with_bias(factor):
+    """The weight is right; the bias has a factor of its own."""
+
+    def answer(weight, gamma, beta, mean, variance, eps=1e-5):
+        return fold_loop(weight, gamma, beta, mean, variance, eps)[0], beta - mean * factor(gamma, variance, eps)
+
+    return answer
+
+
+WRONG += [
+    ("07.4", _fold(shape=(-1,)), "You scale the columns of the kernel"),
+    ("07.4", _fold(shape=(-1, 1)), "You scale the rows of the kernel"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g / v.sqrt()), "In the bias eps is forgotten"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g / (v.sqrt() + e)), "In the bias eps is added to the root"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g / (v + e)), "divided by the variance, not by its root"),
+    ("07.4", _fold_with_bias(lambda g, v, e: g), "multiplied by gamma only"),
+    ("07.4", _fold_with_bias(lambda g, v, e: 1 / (v + e).sqrt()), "but not multiplied by gamma"),
+    ("07.4", _fold_in_place, "changes its argument `weight`"),
 ]
 
 
@@ -237,6 +363,74 @@ WRONG += [
 ]
 
 
+class _Straight(torch.autograd.Function):
+    """Quantize there and back; the mask of the numbers inside the range lets the gradient pass."""
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point):
+        ctx.save_for_backward((x / scale + zero_point >= 0) & (x / scale + zero_point <= 255))
+        return _there_and_back(x, scale, zero_point)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0], None, None
+
+
+@right("07.5")
+def fake_by_function(x, scale, zero_point):
+    return _Straight.apply(x, scale, zero_point)
+
+
+@right("07.5")
+def fake_clamped_first(x, scale, zero_point):
+    held = x.clamp(-zero_point * scale, (255 - zero_point) * scale)  # real numbers
+    return held + (torch.round(held / scale) * scale - held).detach()
+
+
+@right("07.5")
+def fake_edge_half_a_step_out(x, scale, zero_point):
+    low, high = (-0.5 - zero_point) * scale, (255.5 - zero_point) * scale  # what rounds to 0 and to 255
+    inside = (x > low) & (x < high)
+    return x * inside + (_there_and_back(x, scale, zero_point) - x * inside).detach()
+
+
+def _without_gradient(x, scale, zero_point):
+    with torch.no_grad():
+        return _there_and_back(x, scale, zero_point)
+
+
+WRONG += [
+    (
+        "07.5",
+        _fake(_there_and_back, lambda x, inside: ((x >= 0) & (x <= 25.5)).float()),
+        "Your range forgets the zero point",
+    ),
+    (
+        "07.5",
+        _fake(_there_and_back, lambda x, inside: ((x >= -10) & (x <= 25.5)).float()),
+        "its upper end forgets the zero point",
+    ),
+    ("07.5", _without_gradient, "No gradient arrives: keep"),
+    ("07.5", lambda x, s, z: (x / s).round().clamp(0, 255) * s, "left out on both ways"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fragment"),
+    [
+        (_there_and_back, "that of rounding itself"),
+        (_without_gradient, "the result carries no gradient"),
+        (lambda x, s, z: _there_and_back(x, s, z).detach(), "the result carries no gradient"),
+        (lambda x, s, z: _there_and_back(x, s, z).tolist(), "the result carries no gradient"),
+        (_fake(_there_and_back, lambda x, inside: -inside), "leads astray"),
+    ],
+)
+def test_a_weight_that_does_not_learn_is_told_why(answer, fragment):
+    (learns,) = [part for part in exercise.find("07.5").criteria if part.name == "a weight learns through it"]
+    with pytest.raises(exercise.Wrong, match=fragment):
+        learns.function(answer)
+
+
 # ---- 07.6 channels go ----------------------------------------------------------------------------------------------
 
 
@@ -284,11 +478,55 @@ WRONG += [
     ("07.6", _zeroed, "All four channels are still there"),
     (
         "07.6",
-        lambda f, b, s, k: _remove(lambda w: torch.tensor([0.0, 1.0, 0, 2.0]), sort=False)(f, b, s, k),
+        _remove(_l1, sort=False),
         "have changed places",
     ),
     ("07.6", lambda f, b, s, k: f[:k], "Return three tensors"),
-    ("07.6", lambda f, b, s, k: (f[[2, 3]], b[[2, 3]], s[:, [2, 3]]), "By their L1 norms"),
+    ("07.6", lambda f, b, s, k: (f[[1, 1]], b[[1, 1]], s[:, [1, 1]]), "By their L1 norms"),
+    ("07.6", lambda f, b, s, k: _remove(_l1)(f, b, s, k) if k == 2 else (f[2:], b[2:], s[:, 2:]), "Of six L1 norms"),
+]
+
+
+@right("07.6")
+def remove_numpy(first, bias, second, keep):
+    norms = np.abs(first.numpy()).reshape(len(first), -1).mean(axis=1)
+    kept = np.sort(np.argsort(norms)[::-1][:keep])
+    return first.numpy()[kept], bias.numpy()[kept], second.numpy()[:, kept]
+
+
+@right("07.6")
+def remove_by_a_list_of_what_goes(first, bias, second, keep):
+    norms = torch.linalg.vector_norm(first, ord=1, dim=(1, 2, 3))
+    gone = set(norms.topk(len(first) - keep, largest=False).indices.tolist())
+    kept = torch.tensor([i for i in range(len(first)) if i not in gone])
+    return [first.index_select(0, kept), bias.index_select(0, kept), second.index_select(1, kept)]
+
+
+def _above(threshold):
+    """All channels whose norm is above a threshold, however many they are."""
+
+    def answer(first, bias, second, keep):
+        mask = _l1(first) > threshold(_l1(first))
+        return first[mask], bias[mask], second[:, mask]
+
+    return answer
+
+
+def _norm_with_bias(first, bias, second, keep):
+    kept = (_l1(first) + bias.abs()).topk(keep).indices.sort().values
+    return first[kept], bias[kept], second[:, kept]
+
+
+WRONG += [
+    ("07.6", _remove(lambda w: w.flatten(1).norm(dim=1)), "You sort by the L2 norm"),
+    ("07.6", _remove(lambda w: w.flatten(1).square().sum(1)), "You sort by the L2 norm"),
+    ("07.6", _remove(lambda w: w.flatten(1).norm(dim=1), sort=False), "You sort by the L2 norm"),
+    ("07.6", _remove(lambda w: w.abs().sum((0, 2, 3))), "norms of the three *inputs*"),
+    ("07.6", _norm_with_bias, "The bias has a say"),
+    ("07.6", lambda f, b, s, k: _remove(_l1)(f, b, s, 2), "Keep as many as `keep` says"),
+    ("07.6", _above(torch.median), "Keep as many as `keep` says"),
+    ("07.6", _above(lambda norms: float(np.median(norms))), "Keep as many as `keep` says"),
+    ("07.6", lambda f, b, s, k: (f[:k], b[:k], s[:, :k]), "whatever they hold"),
 ]
 
 
@@ -366,6 +604,43 @@ WRONG += [
 ]
 
 
+@right("07.8")
+def macs_by_unfolding(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    image = torch.zeros(1, in_channels // groups, size, size)
+    columns = F.unfold(image, kernel, stride=stride, padding=padding)  # (1, products of one output, pixels)
+    return torch.tensor(out_channels * columns[0].numel())
+
+
+@right("07.8")
+def macs_group_by_group(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    side = math.floor((size + 2 * padding - (kernel - 1) - 1) / stride + 1)
+    return sum(side**2 * kernel**2 * (in_channels // groups) * (out_channels // groups) for _ in range(groups))
+
+
+def _nine(answer):
+    """The same, with 9 weights a kernel."""
+    return lambda *args: answer(*args) / args[2] ** 2 * 9
+
+
+def _only_depthwise(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
+    return macs_counted(
+        in_channels, out_channels, kernel, size, stride, padding, groups if groups == in_channels else 1
+    )
+
+
+WRONG += [
+    ("07.8", _cost(side=lambda n, k, s, p: n // s), "Size / stride is right only"),
+    ("07.8", _cost(side=lambda n, k, s, p: math.ceil(n / s)), "Size / stride is right only"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * (k // 2) - k) // s + 1), "Size / stride is right only"),
+    ("07.8", _nine(macs_counted), "you count 9 whatever `kernel` is"),
+    ("07.8", _nine(_cost(side=lambda n, k, s, p: n // s)), "28 x 28 pixels and 9 numbers"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * p - k) // s), "one pixel too small"),
+    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * p - k) / s + 1), "half a pixel does not exist"),
+    ("07.8", _cost(side=lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1), "You round up, to 8 x 8"),
+    ("07.8", _only_depthwise, "In 4 groups each output channel"),
+]
+
+
 # ---- 07.9 what to deploy -------------------------------------------------------------------------------------------
 
 
@@ -388,6 +663,28 @@ def front_loops(sizes, latencies, accuracies):
         if not beaten:
             kept.append(i)
     return kept
+
+
+@right("07.9")
+def front_set(sizes, latencies, accuracies):
+    return set(reversed(front_loops(sizes, latencies, accuracies)))
+
+
+@right("07.9")
+def front_generator(sizes, latencies, accuracies):
+    yield from front_loops(sizes, latencies, accuracies)
+
+
+@right("07.9")
+def front_tensor(sizes, latencies, accuracies):
+    table = torch.tensor([sizes, latencies, [-a for a in accuracies]]).T
+    beaten = ((table[:, None] <= table).all(-1) & (table[:, None] < table).any(-1)).any(dim=0)
+    return torch.where(~beaten)[0]
+
+
+@right("07.9")
+def front_keys(sizes, latencies, accuracies):
+    return dict.fromkeys(front_loops(sizes, latencies, accuracies)).keys()
 
 
 def _front(beats):
@@ -421,6 +718,16 @@ WRONG += [
         lambda s, t, a: front_loops(s, t, a)[:1] if len(s) == 3 else front_loops(s, t, a),
         "are the same, and better than 2",
     ),
+]
+
+
+WRONG += [
+    (
+        "07.9",
+        lambda s, t, a: np.where([i in front_loops(s, t, a) for i in range(len(s))]),
+        "a tuple with one array",
+    ),
+    ("07.9", lambda s, t, a: (i in front_loops(s, t, a) for i in range(len(s))), "True and False"),
 ]
 
 

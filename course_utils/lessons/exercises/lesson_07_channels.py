@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,20 +28,43 @@ def remove_channels(first: Tensor, bias: Tensor, second: Tensor, keep: int) -> t
 
 
 def _four_channels() -> tuple[Tensor, Tensor, Tensor]:
-    """Channel 1 is large but cancels out; channel 3 is large, channel 2 small, channel 0 has one large weight only."""
-    first = torch.zeros(4, 2, 3, 3)
-    first[0] = 0.1
-    first[0, 0, 0, 0] = 2.2  # L1 3.9, the largest single weight
-    first[1] = 0.5
-    first[1, 1] = -0.5  # L1 9, but a sum of 0
-    first[2] = 0.2  # L1 3.6
-    first[3] = 0.4  # L1 7.2
+    """Channel 3 is the largest; channel 1 is large, too, but cancels out; the bias and the inputs have other orders."""
+    first = torch.zeros(4, 3, 3, 3)
+    first[0] = 0.1  # L1 2.7
+    first[1, 1] = 0.5
+    first[1, 2] = -0.5  # L1 9, but a sum of 0
+    first[2] = 0.2  # L1 5.4
+    first[3] = 0.4  # L1 10.8
     second = torch.arange(4 * 4 * 9.0).view(4, 4, 3, 3)
-    return first, torch.tensor([10.0, 11.0, 12.0, 13.0]), second
+    second[:, [1, 3]] += 200
+    return first, torch.tensor([10.0, 1.0, 2.0, 3.0]), second
 
 
-def _removed(answer: Answer, keep: int = 2) -> tuple[Any, Any, Any]:
-    found = answer(*_four_channels(), keep)
+def _six_channels() -> tuple[Tensor, Tensor, Tensor]:
+    """By L1 norms channels 2 and 4 are the smallest, by L2 norms 0 and 4, by the largest weights 0 and 3."""
+    first = torch.empty(6, 2, 3, 3)
+    first[0] = 0.3  # L1 5.4, L2 1.27
+    first[1] = 0.5  # L1 9, L2 2.12
+    first[2] = 0.02
+    first[2, 0, 0, 0] = 4.0  # L1 4.34, L2 4.00
+    first[3] = 0.4  # L1 7.2, L2 1.70
+    first[4, 0] = 0.55
+    first[4, 1] = 0.0  # L1 4.95, L2 1.65
+    first[5] = 0.45  # L1 8.1, L2 1.91
+    second = torch.randn(6, 6, 3, 3, generator=torch.Generator().manual_seed(5))
+    return first, torch.zeros(6), second
+
+
+def _positions_kept(found: np.ndarray, first: Tensor) -> list[int] | None:
+    """Which channels of `first` an answer holds, in its order; None if it holds something else."""
+    if found.shape[1:] != first.shape[1:]:
+        return None
+    same = [[i for i, channel in enumerate(first) if np.allclose(row, channel)] for row in found]
+    return [places[0] for places in same] if all(same) else None
+
+
+def _removed(answer: Answer, keep: int = 2, channels: Answer = _four_channels) -> tuple[Any, Any, Any]:
+    found = answer(*channels(), keep)
     if found is None:
         raise Wrong("your function returns nothing: is there a `return`?")
     if not isinstance(found, (tuple, list)) or len(found) != 3:
@@ -52,26 +76,57 @@ def _who_stays(answer: Answer) -> None:
     first, bias, _ = _four_channels()
     found, _, _ = _removed(answer)
     actual = to_array(found)
-    if actual.shape == (4, 2, 3, 3):
+    if actual.shape == (4, 3, 3, 3):
         raise Wrong(
             "All four channels are still there: setting them to zero makes nothing smaller. Index the channels that stay."
         )
-    diagnose(
+    kept = _positions_kept(actual, first)
+    named = {
+        (0, 2): "You keep the *smallest* channels.",
+        (
+            2,
+            3,
+        ): "You add the weights with their signs: channel 1 has large weights that cancel out. Take magnitudes first.",
+        (0, 1): "You keep the first channels, whatever they hold.",
+        (
+            1,
+            2,
+        ): "You have summed over the output channels: these are norms of the three *inputs*. Sum over dimensions 1, 2 and 3.",
+        (0, 3): "The bias has a say in your norms. The L1 norm of a channel is that of its weights only.",
+    }
+    if kept is not None and tuple(sorted(kept)) in named:
+        raise Wrong(named[tuple(sorted(kept))])
+    if kept == [3, 1]:
+        raise Wrong(
+            "The channels that stay have changed places. Keep their order, or the next layer reads the wrong ones."
+        )
+    close(actual, first[[1, 3]], "By their L1 norms (2.7, 9, 5.4, 10.8) channels 1 and 3 stay.")
+    _which_norm(answer)
+
+
+def _which_norm(answer: Answer) -> None:
+    first, _, _ = _six_channels()
+    found, _, _ = _removed(answer, 4, _six_channels)
+    actual = to_array(found)
+    kept = _positions_kept(actual, first)
+    named = {
+        (
+            1,
+            2,
+            3,
+            5,
+        ): "You sort by the L2 norm, the squares of the weights (or its root). The L1 norm sums their magnitudes.",
+        (1, 2, 4, 5): "You sort by the largest single weight. The L1 norm is the sum of all magnitudes.",
+    }
+    if kept is not None and tuple(sorted(kept)) in named:
+        raise Wrong(named[tuple(sorted(kept))])
+    if kept is not None and len(kept) != 4:
+        raise Wrong(f"Of six channels {len(kept)} stayed, and `keep` was 4. Keep as many as `keep` says.")
+    close(
         actual,
-        {
-            "You keep the *smallest* channels.": first[[0, 2]],
-            "You add the weights with their signs: channel 1 has large weights that cancel out. Take magnitudes first.": first[
-                [0, 3]
-            ],
-            "You sort by the largest single weight. The L1 norm is the sum of all magnitudes.": first[[0, 1]],
-            "You keep the first channels, whatever they hold.": first[:2].flip(0),
-            "The channels that stay have changed places. Keep their order, or the next layer reads the wrong ones.": first[
-                [3, 1]
-            ],
-        },
-        expected=first[[1, 3]],
+        first[[0, 1, 3, 5]],
+        "Of six L1 norms (5.4, 9, 4.34, 7.2, 4.95, 8.1) the four largest stay, in their order.",
     )
-    close(actual, first[[1, 3]], "By their L1 norms (3.9, 9, 3.6, 7.2) channels 1 and 3 stay.")
 
 
 def _bias_goes(answer: Answer) -> None:
@@ -79,7 +134,7 @@ def _bias_goes(answer: Answer) -> None:
     actual = to_array(found)
     if actual.shape == (4,):
         raise Wrong("The bias still has four numbers: a channel that goes takes its own along.")
-    close(actual, [11.0, 13.0], "The bias keeps the numbers of the channels that stay.")
+    close(actual, [1.0, 3.0], "The bias keeps the numbers of the channels that stay.")
 
 
 def _next_layer(answer: Answer) -> None:
@@ -99,7 +154,7 @@ def _same_answer(answer: Answer) -> None:
     first, bias, second = _four_channels()
     first[[0, 2]], bias[[0, 2]] = 0, 0  # two channels that say nothing
     found = answer(first, bias, second, 2)
-    x = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def both(parts: Any) -> Tensor:
         tensors = [torch.as_tensor(to_array(part), dtype=torch.float32) for part in parts]
@@ -162,6 +217,17 @@ def conv_macs(
 
 
 def _macs(answer: Answer) -> None:
+    plain = to_array(answer(1, 8, 5, 28))  # no padding: 24 x 24 pixels
+    diagnose(
+        plain,
+        {
+            "Your output is one pixel too small: a kernel of 5 has 28 - 5 + 1 = 24 places in a row of 28, not 23.": 23
+            * 23
+            * 8
+            * 25
+        },
+        expected=24 * 24 * 8 * 25,
+    )
     found = to_array(answer(32, 64, 3, 14, 2, 1))
     expected = 7 * 7 * 64 * 32 * 9
     diagnose(
@@ -179,10 +245,35 @@ def _macs(answer: Answer) -> None:
             "You count multiplications and additions apart. One MAC is both.": 2 * expected,
             "The output has 7 x 7 pixels, you count 7.": 7 * 64 * 32 * 9,
             "The padding is forgotten: the output has (14 + 2 - 3) // 2 + 1 = 7 pixels a side.": 6 * 6 * 64 * 32 * 9,
+            "(14 + 2 - 3) / 2 + 1 is 7.5, but half a pixel does not exist: round down.": 7.5 * 7.5 * 64 * 32 * 9,
+            "You round up, to 8 x 8 pixels. A kernel that does not fit any more is left out: round down.": 8
+            * 8
+            * 64
+            * 32
+            * 9,
         },
         expected=expected,
     )
     close(found, expected, "Pixels of the output * output channels * input channels * 9.")
+    fits = (
+        "You count 28 x 28 pixels. Size / stride is right only if the padding makes up for the kernel; with padding 0 a kernel "
+        "of 5 has 24 places in a row of 28."
+    )
+    diagnose(
+        plain,
+        {
+            fits: 28 * 28 * 8 * 25,
+            "The kernel has 5 x 5 = 25 numbers here, you count 9 whatever `kernel` is.": 24 * 24 * 8 * 9,
+            "You count 28 x 28 pixels and 9 numbers in the kernel. With padding 0 a kernel of 5 has 24 places in a row of 28, and 25 numbers.": 28
+            * 28
+            * 8
+            * 9,
+        },
+        expected=24 * 24 * 8 * 25,
+    )
+    close(plain, 24 * 24 * 8 * 25, "conv_macs(1, 8, 5, 28): 24 * 24 pixels, 8 channels, 25 weights each.")
+    close(answer(6, 10, 4, 11, 3, 1), 4 * 4 * 10 * 6 * 16, "conv_macs(6, 10, 4, 11, 3, 1): 4 * 4 * 10 * 6 * 16.")
+    close(answer(6, 10, 1, 9, 2), 5 * 5 * 10 * 6, "conv_macs(6, 10, 1, 9, 2): 5 * 5 * 10 * 6.")
 
 
 def _groups(answer: Answer) -> None:
@@ -198,6 +289,7 @@ def _groups(answer: Answer) -> None:
         expected=100 * 32 * 9,
     )
     close(found, 100 * 32 * 9, "An output channel reads in_channels / groups inputs.")
+    close(answer(32, 64, 3, 10, 1, 1, 4), 100 * 64 * 8 * 9, "In 4 groups each output channel reads 32 / 4 = 8 inputs.")
 
 
 def _half(answer: Answer) -> None:
@@ -223,6 +315,12 @@ def front(sizes: Sequence[float], latencies: Sequence[float], accuracies: Sequen
 
 def _positions(answer: Answer, *lists: list[float]) -> list[int]:
     found = answer(*lists)
+    if isinstance(found, tuple) and len(found) == 1 and isinstance(found[0], (np.ndarray, Tensor)):
+        raise Wrong(
+            "You return a tuple with one array in it, as `np.where(mask)` gives it. Return the array: add `[0]`."
+        )
+    if isinstance(found, Iterable) and not isinstance(found, (np.ndarray, Tensor, str)):
+        found = list(found)  # a set or a generator, too
     values = to_array(found)
     if (
         values.dtype == float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,9 +40,9 @@ def quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
 
 
 def _quantized(answer: Answer) -> None:
-    x, scale, zero = torch.tensor([-1.1, 0.0, 0.3, 0.9, 2.6, 4.4]), 0.5, 10
-    expected = torch.tensor([8.0, 10.0, 11.0, 12.0, 15.0, 19.0])
-    found = answer(x, scale, zero)
+    x, scale, zero = torch.tensor([-1.1, 0.0, 0.3, 0.9, 2.6, 4.4, 9.3]), 0.5, 10
+    expected = torch.tensor([8.0, 10.0, 11.0, 12.0, 15.0, 19.0, 29.0])
+    found = answer(x.clone(), scale, zero)
     steps = x / scale
     diagnose(
         found,
@@ -56,7 +57,15 @@ def _quantized(answer: Answer) -> None:
             + zero,
             "The zero point is subtracted. Zero has to become `zero_point`: add it. (It is subtracted on the way back.)": steps.round()
             - zero,
+            "The zero point is subtracted, and the clamp hides it: 4.4 becomes 0. Zero has to become `zero_point`: add it.": (
+                steps.round() - zero
+            ).clamp(0, 255),
             "The zero point is missing: 0 has to become `zero_point`.": steps.round(),
+            "The zero point is missing, and the clamp hides it: -1.1 and 0 both become 0. 0 has to become `zero_point`.": steps.round().clamp(
+                0, 255
+            ),
+            "You clamp before you add the zero point. Hold the sum within 0 to 255.": steps.round().clamp(0, 255)
+            + zero,
             "This is the way there and back: the numbers are real again. Return the integers.": steps.round() * scale,
             "You add the zero point before you divide by the scale. It counts steps, and does not belong to x.": (
                 (x + zero) / scale
@@ -100,13 +109,16 @@ def scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
 
 
 def _both(answer: Answer, low: float, high: float) -> np.ndarray:
-    scale, zero = pair(answer(low, high), "the scale, and the zero point")
+    found = answer(low, high)
+    if isinstance(found, (np.ndarray, Tensor)) and found.shape == (2,):  # both in one
+        found = tuple(found)
+    scale, zero = pair(found, "the scale, and the zero point")
     return np.array([float(to_array(scale)), float(to_array(zero))])
 
 
 def _signed_range(answer: Answer) -> None:
-    low, high = -1.0, 3.1
-    scale = (high - low) / 255
+    low, high = -1.0, 3.0
+    scale = (high - low) / 255  # -low / scale is 63.75
     expected = np.array([scale, round(-low / scale)])
     diagnose(
         _both(answer, low, high),
@@ -128,6 +140,10 @@ def _signed_range(answer: Answer) -> None:
                 2 * high / 255,
                 round(high / (2 * high / 255)),
             ],
+            "You cut off what stands behind the point: `-low / scale` is 63.75 here, and 64 is nearer than 63. Round it.": [
+                scale,
+                math.floor(-low / scale),
+            ],
             "The two are in the other order: return the scale first, then the zero point.": expected[::-1],
         },
         expected=expected,
@@ -136,6 +152,18 @@ def _signed_range(answer: Answer) -> None:
     close(
         _both(answer, low, high), expected, "scale = (high - low) / 255, zero point = round(-low / scale).", rtol=1e-4
     )
+    diagnose(
+        _both(answer, low, 3.1),
+        {
+            "You round the zero point up: `-low / scale` is 62.2 for [-1, 3.1], and 62 is nearer than 63.": [
+                4.1 / 255,
+                63,
+            ]
+        },
+        expected=[4.1 / 255, 62],
+        rtol=1e-4,
+    )
+    close(_both(answer, low, 3.1), [4.1 / 255, 62], "For [-1, 3.1] the zero point is round(62.2).", rtol=1e-4)
 
 
 def _zero_outside(answer: Answer) -> None:
@@ -177,7 +205,7 @@ def quantize_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weights() -> Tensor:
-    weight = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(7))
+    weight = torch.randn(3, 3, 3, 3, generator=torch.Generator().manual_seed(7))  # a scale fits any dimension
     weight[1] *= 0.01  # one channel a hundred times smaller than the others
     weight[2, 0, 0, 0] = -3.7  # the largest magnitude is negative
     return weight
@@ -199,13 +227,21 @@ def _scales(answer: Answer) -> None:
             "This is one scale for all channels. The second channel is a hundred times smaller than the others: "
             "with their scale all of its weights round to 0 or 1."
         )
-    if scale.shape == (2,):
-        raise Wrong(
-            "There are two scales, one an *input* channel. Output channels come first in the shape: take the maximum over all else."
-        )
     diagnose(
         scale,
         {
+            "There is one scale for an *input* channel. Output channels come first in the shape: take the maximum over all else.": weight.abs().amax(
+                dim=(0, 2, 3)
+            )
+            / 127,
+            "There is one scale for a *column* of the kernel. Output channels come first in the shape: take the maximum over dimensions 1, 2 and 3.": weight.abs().amax(
+                dim=(0, 1, 2)
+            )
+            / 127,
+            "There is one scale for a *row* of the kernel. Output channels come first in the shape: take the maximum over dimensions 1, 2 and 3.": weight.abs().amax(
+                dim=(0, 1, 3)
+            )
+            / 127,
             "You take the largest number instead of the largest magnitude: in the last channel that is -3.7, which would not fit.": weight.flatten(
                 1
             ).amax(1)
@@ -240,7 +276,14 @@ def _integers(answer: Answer) -> None:
             "Nothing is rounded: these are not integers yet.": weight / scale,
             "These are real numbers again. Return the integers; the scale stands beside them.": expected * scale,
             "You cut off what stands behind the point instead of rounding.": (weight / scale).trunc(),
+            "You round down: 1.6 becomes 1 and -1.4 becomes -2. Round to the nearest.": (weight / scale).floor(),
             "There is a zero point in it. Weights are symmetric: 0 stays 0.": expected + 128,
+            "The scales are right, but you divide *input* channels by them. Use `scale.view(-1, 1, 1, 1)`.": (
+                weight / scale.view(1, -1, 1, 1)
+            ).round(),
+            "The scales are right, but you divide the kernel's columns by them: broadcasting starts at the last dimension. Use `scale.view(-1, 1, 1, 1)`.": (
+                weight / scale.flatten()
+            ).round(),
         },
         expected=expected,
     )

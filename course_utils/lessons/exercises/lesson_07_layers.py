@@ -30,7 +30,7 @@ def _layer() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     numbers = torch.rand(4, 3, generator=generator)
     return {
-        "weight": torch.randn(3, 3, 2, 2, generator=generator),
+        "weight": torch.randn(3, 3, 3, 3, generator=generator),  # a vector of 3 fits any dimension
         "gamma": numbers[0] + 0.5,
         "beta": numbers[1] - 0.5,
         "mean": numbers[2],
@@ -60,10 +60,10 @@ def _fold_weight(answer: Answer) -> None:
             * (gamma / (variance.sqrt() + 0.1)).view(-1, 1, 1, 1),
             "You scale *input* channels. BatchNorm scales what comes out: the first dimension of the weight.": weight
             * (gamma / deviation).view(1, -1, 1, 1),
-            "You scale the columns of the kernel: with a vector of 3 broadcasting starts at the last dimension. Use `view(-1, 1, 1, 1)`.": weight[
-                ..., :1
-            ]
+            "You scale the columns of the kernel: with a vector of 3 broadcasting starts at the last dimension. Use `view(-1, 1, 1, 1)`.": weight
             * (gamma / deviation),
+            "You scale the rows of the kernel: broadcasting starts at the last dimension, and `[:, None]` reaches the one before it only. Use `view(-1, 1, 1, 1)`.": weight
+            * (gamma / deviation)[:, None],
             "gamma is missing.": weight / deviation.view(-1, 1, 1, 1),
             "Only gamma is there; the standard deviation is missing.": weight * gamma.view(-1, 1, 1, 1),
             "The weight is as it was: it has to be scaled by gamma / standard deviation.": weight,
@@ -88,6 +88,16 @@ def _fold_bias(answer: Answer) -> None:
             "The mean is added. BatchNorm subtracts it.": beta + mean * factor,
             "beta is scaled, too. It is added at the very end.": (beta - mean) * factor,
             "beta is missing.": -mean * factor,
+            "In the bias eps is forgotten: the factor is the same as the weight's, with eps under the root.": beta
+            - mean * gamma / layer["variance"].sqrt(),
+            "In the bias eps is added to the root. Add it to the variance, as for the weight.": beta
+            - mean * gamma / (layer["variance"].sqrt() + 0.1),
+            "In the bias the mean is divided by the variance, not by its root. Use the factor of the weight.": beta
+            - mean * gamma / (layer["variance"] + 0.1),
+            "In the bias the mean is multiplied by gamma only. Divide it by the standard deviation, too: use the factor of the weight.": beta
+            - mean * gamma,
+            "In the bias the mean is divided by the standard deviation, but not multiplied by gamma. Use the factor of the weight.": beta
+            - mean / torch.sqrt(layer["variance"] + 0.1),
         },
         expected=expected,
         rtol=1e-4,
@@ -143,11 +153,11 @@ def _points() -> Tensor:
     return torch.tensor([-2.0, -0.52, 0.0, 0.13, 0.77, 11.9, 20.0], requires_grad=True)
 
 
-SCALE, ZERO = 0.1, 10  # from -1 to 24.5
+SCALE, ZERO = 0.1, 100  # from -10 to 15.5
 
 
 def _outside() -> Tensor:
-    return torch.tensor([-2.0, -1.5, 0.31, 0.52, 24.0, 30.0, 40.0], requires_grad=True)
+    return torch.tensor([-12.0, -10.4, -9.6, 0.31, 0.52, 15.2, 15.8, 24.0, 30.0], requires_grad=True)
 
 
 def _fake_values(answer: Answer) -> None:
@@ -162,6 +172,8 @@ def _fake_values(answer: Answer) -> None:
                 "Nothing is rounded: x comes out as it went in.": x,
                 "The zero point is not subtracted on the way back.": whole * SCALE,
                 "Nothing is clamped: 8 bits hold 0 to 255.": (steps.round()) * SCALE,
+                "The zero point is left out on both ways: whatever is negative becomes 0.": steps.round().clamp(0, 255)
+                * SCALE,
                 "You clamp, but do not round.": ((steps + ZERO).clamp(0, 255) - ZERO) * SCALE,
             },
             expected=expected,
@@ -177,17 +189,22 @@ def _fake_gradient(answer: Answer) -> None:
             "No gradient arrives: keep to tensors, without `.item()`, `.detach()` around everything and `no_grad`."
         )
     (found,) = torch.autograd.grad(out.sum(), x, allow_unused=True)
-    inside = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    inside = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     if found is None:
         raise Wrong("No gradient arrives at x.")
     diagnose(
         found,
         {
             "The gradient is 0 everywhere: `round` is a staircase, flat between its steps, so nothing would ever learn. "
-            "In the backward pass, pretend that nothing was rounded.": torch.zeros(7),
-            "The gradient also passes where the number was cut off. There the output does not move with x: it has to be 0.": torch.ones(
-                7
+            "In the backward pass, pretend that nothing was rounded.": torch.zeros_like(x),
+            "The gradient also passes where the number was cut off. There the output does not move with x: it has to be 0.": torch.ones_like(
+                x
             ),
+            "Your range forgets the zero point: it reaches from 0 to 255 * scale, here from 0 to 25.5. "
+            "With a zero point of 100 it reaches from -10 to 15.5.": ((x >= 0) & (x <= 255 * SCALE)).float(),
+            "Your range begins right, but its upper end forgets the zero point: 255 stands for (255 - zero_point) * scale.": (
+                (x >= -ZERO * SCALE) & (x <= 255 * SCALE)
+            ).float(),
             "The gradient is multiplied by the scale. There and back is a slope of 1: the division and the product cancel.": inside
             * SCALE,
             "The gradient is divided by the scale. There and back is a slope of 1: the division and the product cancel.": inside
@@ -201,11 +218,18 @@ def _fake_gradient(answer: Answer) -> None:
 
 def _fake_learns(answer: Answer) -> None:
     weight = torch.tensor([0.0], requires_grad=True)
-    for _ in range(60):
-        loss = (answer(weight, SCALE, ZERO) - 1.23).square().sum()
+    for step in range(60):
+        out = answer(weight, SCALE, ZERO)
+        if not (isinstance(out, Tensor) and out.requires_grad):
+            raise Wrong("A weight cannot learn through it: the result carries no gradient.")
+        loss = (out - 1.23).square().sum()
         (slope,) = torch.autograd.grad(loss, weight, allow_unused=True)
         if slope is None:
             raise Wrong("A weight cannot learn through it: no gradient arrives.")
+        if step == 0 and not slope.any():  # 0 lies inside the range, and is not yet 1.23
+            raise Wrong(
+                "A weight that should learn to become 1.23 stays at 0: its gradient is 0, that of rounding itself. Nothing is learned."
+            )
         weight = (weight - 0.1 * slope).detach().requires_grad_()
     if abs(answer(weight, SCALE, ZERO).item() - 1.23) > 0.6 * SCALE:
         raise Wrong(
