@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -306,3 +307,48 @@ def test_resuming_after_files_were_lost_is_refused(files, capsys):
     with pytest.warns(RuntimeWarning, match="1 missing"):
         assert command(files, "--resume") == 1
     assert "put the files back as they were, or choose another folder" in capsys.readouterr().err
+
+
+def test_one_folder_and_one_table_of_scores_are_enough(files, capsys):
+    """Somebody's own photographs: no AVA, no categories."""
+    config = {name: value for name, value in settings(files, stream="eva").items() if not name.startswith("ava")}
+    assert (
+        cli.main(["iqa", "train", *(text for name, value in config.items() for text in (f"--{name}", str(value)))]) == 0
+    )
+    results = json.loads((files / "run" / "results.json").read_text())
+    assert np.shape(results["plcc"]) == (1, 1)
+    assert cli.main(["iqa", "train", "--stream", "eva", "--output_dir", str(files / "other")]) != 0
+    assert "eva_image_dir, eva_label_file: not given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "0 rows and the columns none"), ("image_id,score\né,3\n".encode("latin-1"), "is not UTF-8 text")],
+)
+def test_an_empty_table_and_another_encoding_are_named(files, content, message):
+    (files / "eva" / "labels.csv").write_bytes(content)
+    with pytest.raises(datasets.DataCorrupt, match=message):
+        training.load_stream(IQAConfig(**settings(files)))
+
+
+def test_a_learning_rate_that_is_no_number_is_refused_before_anything_is_written(files):
+    assert command(files, lr="nan") != 0
+    assert not (files / "run").exists()
+
+
+def test_a_photograph_is_turned_as_the_camera_says():
+    from course_utils.datasets.photographs import read_photograph
+
+    pixels = np.zeros((40, 40, 3), dtype=np.uint8)
+    pixels[:20] = 255  # bright above
+    upright, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    content = io.BytesIO()
+    upright.save(content, "PNG", exif=exif)
+    x, _ = read_photograph(content.getvalue(), 40)
+    assert x[:, :, 30:].min() == 255 and x[:, :, :10].max() == 0  # what was above is now on the right
+
+
+def test_a_config_may_be_written_into_a_new_folder(tmp_path):
+    assert cli.main(["iqa", "config", str(tmp_path / "new" / "config.yaml")]) == 0
+    assert (tmp_path / "new" / "config.yaml").is_file()

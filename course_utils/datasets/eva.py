@@ -100,8 +100,8 @@ def read_eva_labels(
     """
     path = _existing(label_file)
     content = None if categories_file is None else read_categories(categories_file)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        voted = "=" in file.readline()
+    with open(path, "rb") as file:
+        voted = b"=" in file.readline()
     labels = _from_votes(path) if voted else _from_scores(path, scale)
     if content is not None:
         category = np.array([content.get(name, len(CATEGORIES) - 1) for name in labels.ids], dtype=np.int64)
@@ -171,10 +171,15 @@ def _existing(path: str | Path) -> Path:
 
 def _rows(path: Path, delimiter: str, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) of a table that has these columns. The byte order mark is not part of the first name."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        rows = [(reader.line_num, row) for row in reader]
-    names = reader.fieldnames or []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter)
+            rows = [(reader.line_num, row) for row in reader]
+            names = list(reader.fieldnames or [])
+    except UnicodeDecodeError as error:
+        raise DataCorrupt(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
     lacking = [column for column in columns if column not in names]
     if lacking or not rows:
         raise DataCorrupt(

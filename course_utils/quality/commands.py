@@ -107,6 +107,7 @@ def _config(options: argparse.Namespace) -> int:
     elif options.file.exists():
         raise ConfigError(f"{options.file} exists already; choose another name, or delete it first")
     else:
+        options.file.parent.mkdir(parents=True, exist_ok=True)
         options.file.write_text(template(), encoding="utf-8")
         print(f"{options.file} written; change it, then: course iqa train --config {options.file}")
     return 0

@@ -12,7 +12,7 @@ BACKBONES = ("resnet18", "mobilenet_v3_small", "efficientnet_b0")
 STRATEGIES = ("naive", "l2", "ewc", "packnet", "replay", "joint")
 SCORES = ("cosine", "regression", "both", "distribution")
 LOSSES = ("mse+rank", "mse", "plcc", "fidelity", "emd")
-STREAMS = ("datasets", "categories")
+STREAMS = ("datasets", "categories", "eva")
 TRACKERS = ("tensorboard", "none", "wandb")
 PROBLEMS = ("skip", "refuse")
 SIZES = ("resize", "skip", "refuse")
@@ -39,7 +39,11 @@ class IQAConfig:
         None, "the official generic_test.jpgl: AVA's test images; null is a split by name"
     )
     demo: bool = _setting(False, "train on drawn photographs of known quality, without any data")
-    stream: str = _setting("datasets", "what follows what: data set after data set, or EVA's six categories", STREAMS)
+    stream: str = _setting(
+        "datasets",
+        "what follows what: data set after data set, or EVA's six categories, or EVA's part alone (your own photographs)",
+        STREAMS,
+    )
     backbone: str = _setting("mobilenet_v3_small", "the network", BACKBONES)
     weights: str | None = _setting(None, "pretrained weights: DEFAULT, IMAGENET1K_V1 or a .pth file; null is random")
     score: str = _setting("cosine", "how a score is read off the embedding", SCORES)
@@ -81,7 +85,7 @@ class IQAConfig:
             raise ConfigError(f"limit: {self.limit} leaves no images; use at least 1, or null for all")
         if self.strength < 0:
             raise ConfigError(f"strength: {self.strength} is negative; use 0 (no penalty) or more")
-        if self.lr <= 0:
+        if not 0 < self.lr < float("inf"):  # NaN, too
             raise ConfigError(f"lr: {self.lr} is not a learning rate; use a number above 0, such as 0.001")
         if (self.loss == "emd") != (self.score == "distribution"):
             raise ConfigError(
@@ -94,7 +98,7 @@ class IQAConfig:
             return
         names = ("eva_image_dir", "eva_label_file", "ava_image_dir", "ava_label_file")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        wanted = names if self.stream == "datasets" else (*names[:2], "eva_categories_file")
+        wanted = {"datasets": names, "eva": names[:2], "categories": (*names[:2], "eva_categories_file")}[self.stream]
         missing = [name for name in wanted if getattr(self, name) is None]
         if missing:
             raise ConfigError(

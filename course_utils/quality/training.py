@@ -88,7 +88,7 @@ def _read_stream(config: IQAConfig) -> TaskStream:
     with _said_as("stream", ValueError, "change the label files, --loss, --stream or --limit"):
         if config.stream == "categories":
             return category_stream(eva, targets=targets)
-        return dataset_stream([eva, ava], targets=targets)
+        return dataset_stream([eva] if config.stream == "eva" else [eva, ava], targets=targets)
 
 
 @contextmanager

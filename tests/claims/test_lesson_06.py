@@ -195,6 +195,8 @@ def test_claim_f_new_contents_are_hardly_forgotten(full):
     assert (first[:, -1] - first[:, 0]).min() > 0.19
     mean = {label: categories.mean(label, "mean_srcc") for label in categories.labels}
     assert min(mean, key=mean.get) == "PackNet (task told)" and max(mean, key=mean.get) == "joint"
+    assert 0.015 < mean["replay"] - mean["naive"] < 0.035 and abs(mean["L2"] - mean["naive"]) < 0.01
+    assert (categories.values("naive", "mean_srcc") - categories.values("EWC", "mean_srcc")).min() > 0.04
 
 
 def test_claim_g_the_clock_is_kinder_than_the_multiplications(full):

@@ -433,20 +433,33 @@ def folded(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     return made
 
 
-def attempt(make: Callable[..., nn.Module], preset: str) -> dict[str, Any]:
-    """The design task's referee: what `make(model, train, shape)` gives, as a file, on validation images.
+def attempt(make: Callable[..., nn.Module], preset: str, split: str = "validation") -> dict[str, Any]:
+    """The design task's referee: what `make(model, train, shape)` gives, as a file.
+
+    split: whose images it is scored on; "test" once, when all is chosen.
 
     Returns:
-        `kilobytes`, `milliseconds` (median of one image, one core), `validation` accuracy, and `keeps`: whether all of
-        `LIMITS` are kept.
+        `kilobytes`, `milliseconds` (median of one image, one core), the accuracy under the name of the split, and `keeps`:
+        whether all of `LIMITS` are kept.
+
+    Raises:
+        ValueError: another split, or a recipe that returns no network.
     """
+    if split not in ("validation", "test"):
+        raise ValueError(f"split={split!r}: choose by 'validation', and look at 'test' once")
     config = _front(preset)["the small CNN"]
-    model, train, validation, _ = workshop(preset)
+    model, train, validation, test = workshop(preset)
     made, shape = make(model, train, shape_of(config)), shape_of(config)
-    row = compression.benchmark_models({"yours": made}, validation, image_shape=shape, memory=False)["yours"]
+    if not isinstance(made, nn.Module):
+        raise ValueError(
+            f"your recipe returns a {type(made).__name__}, not a network; of what `prune_model` and `quantize_model` return, take "
+            "['pruned_model'] and ['quantized_model']"
+        )
+    images = validation if split == "validation" else test
+    row = compression.benchmark_models({"yours": made}, images, image_shape=shape, memory=False)["yours"]
     size, latency, accuracy = LIMITS[config["data"]]
-    found = {"kilobytes": row["size_bytes"] / 1000, "milliseconds": row["latency_ms"], "validation": row["accuracy"]}
-    keeps = found["kilobytes"] <= size and found["milliseconds"] <= latency and found["validation"] >= accuracy
+    found = {"kilobytes": row["size_bytes"] / 1000, "milliseconds": round(row["latency_ms"], 3), split: row["accuracy"]}
+    keeps = found["kilobytes"] <= size and found["milliseconds"] <= latency and found[split] >= accuracy
     return {**found, "keeps": keeps}
 
 

@@ -99,8 +99,8 @@ def draw_staircase(fake_quantize: Callable[..., Tensor]) -> Figure:
     left, right = figure.subplots(1, 2)
     place = x.detach().numpy()
     left.plot(place, place, color=GREY, linestyle=":", label="x")
-    left.plot(place, coarse.numpy(), color=PALETTE[0], label="7 steps (3 bits)")
-    left.plot(place, out.detach().numpy(), color=PALETTE[1], linestyle="--", label="256 steps (8 bits)")
+    left.plot(place, coarse.numpy(), color=PALETTE[0], label="7 levels (almost 3 bits)")
+    left.plot(place, out.detach().numpy(), color=PALETTE[1], linestyle="--", label="256 levels (8 bits)")
     left.set(xlabel="x", ylabel="there and back", title="forward: a staircase")
     left.legend()
     right.plot(place, slope.numpy(), color=PALETTE[1])
@@ -140,23 +140,33 @@ def rows_of(results: Results) -> dict[str, dict[str, float]]:
 
 
 def show_versions(results: Results, names: Sequence[str] | None = None, caption: str = "") -> None:
-    """A row a version: size, speed for one image and for 32, accuracy and what was lost."""
-    sides = results.sides
-    side, records = list(sides.items())[-1]
+    """A row a version: size, speed for one image and for 32, accuracy and what was lost. A table for each side: yours, recorded."""
+    for side, records in results.sides.items():
+        (label,) = results.labels
+        runs = [record["rows"] for record in records[label].values()]
+        base = np.array([run["fp32"]["accuracy"] for run in runs])
+        rows = []
+        for name in names or runs[0]:
+            accuracy = np.array([run[name]["accuracy"] for run in runs])
+            row = [name, _mean([run[name]["size_mb"] for run in runs], 3)]
+            row += [_mean([run[name][key] for run in runs]) for key in ("size_ratio", "speedup", "speedup_32")]
+            row += [f"{runs[0][name]['integer_nodes']}", _mean(100 * accuracy), _mean(100 * (accuracy - base))]
+            rows.append(row)
+        header = ["", "file (MB)", "times smaller", "times as fast,\none image", "times as fast,\n32 images"]
+        header += ["integer\nnodes", "accuracy (%)", "points against fp32"]
+        machine = next(iter(records[label].values()))["machine"]
+        note = results.note() if side == list(results.sides)[-1] else ""
+        display.table(header, rows, " ".join(f"{side.capitalize()}; {machine}. {caption} {note}".split()))
+
+
+def in_words(results: Results, name: str, key: str = "speedup") -> str:
+    """One number of one version, on every side: "1.6 times (your run), 4.9 times (full run)"."""
     (label,) = results.labels
-    runs = [record["rows"] for record in records[label].values()]
-    base = np.array([run["fp32"]["accuracy"] for run in runs])
-    rows = []
-    for name in names or runs[0]:
-        accuracy = np.array([run[name]["accuracy"] for run in runs])
-        row = [name, _mean([run[name]["size_mb"] for run in runs], 3), _mean([run[name]["size_ratio"] for run in runs])]
-        row += [_mean([run[name]["speedup"] for run in runs]), _mean([run[name]["speedup_32"] for run in runs])]
-        row += [f"{runs[0][name]['integer_nodes']}", _mean(100 * accuracy), _mean(100 * (accuracy - base))]
-        rows.append(row)
-    header = ["", "file (MB)", "times smaller", "times as fast,\none image", "times as fast,\n32 images"]
-    header += ["integer\nnodes", "accuracy (%)", "points against fp32"]
-    machine = next(iter(records[label].values()))["machine"]
-    display.table(header, rows, f"{side.capitalize()}; {machine}. {caption} {results.note()}".replace("  ", " "))
+    found = {
+        side: np.mean([run["rows"][name][key] for run in records[label].values()])
+        for side, records in results.sides.items()
+    }
+    return ", ".join(f"{value:.1f} times ({side})" for side, value in found.items())
 
 
 def _mean(values: Any, digits: int = 1) -> str:
@@ -178,7 +188,7 @@ def version(pruned: int, numbers: str) -> str:
 
 
 def draw_front(results: Results, chosen: str | None = None) -> Figure:
-    """Accuracy against size and against speed; versions that nobody beats in all three are filled, the chosen one is marked."""
+    """Accuracy against size and against speed; those on the Pareto front are filled, a ring marks the chosen one."""
     rows = rows_of(results)
     found = candidates(results, "accuracy")
     front = {candidate.name for candidate in compression.pareto(found)}
@@ -189,18 +199,13 @@ def draw_front(results: Results, chosen: str | None = None) -> Figure:
         ("speedup", "times as fast as fp32, one image, more is better"),
     ]
     for axes, (key, xlabel) in zip(figure.subplots(1, 2), panels, strict=True):
-        for name, row in rows.items():
-            inside = name in front
-            color = PALETTE[1] if name == chosen else PALETTE[0] if inside else GREY
-            fill = "full" if inside or name == chosen else "none"
-            axes.plot(
-                row[key],
-                100 * row["accuracy"],
-                "o",
-                color=color,
-                fillstyle=fill,
-                markersize=11 if name == chosen else 8,
-            )
+        for inside, look in ((False, {"color": GREY, "fillstyle": "none"}), (True, {"color": PALETTE[0]})):
+            points = [(row[key], 100 * row["accuracy"]) for name, row in rows.items() if (name in front) is inside]
+            label = "on the Pareto front" if inside else "beaten by another one"
+            axes.plot(*np.array(points).reshape(-1, 2).T, "o", markersize=8, label=label, **look)
+        if chosen is not None:
+            ring = {"markersize": 15, "fillstyle": "none", "markeredgewidth": 2, "color": PALETTE[1], "label": "chosen"}
+            axes.plot(rows[chosen][key], 100 * rows[chosen]["accuracy"], "o", **ring)
         if key == "size_mb":
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -212,9 +217,8 @@ def draw_front(results: Results, chosen: str | None = None) -> Figure:
     if chosen is not None:
         row = rows[chosen]
         text = f"{chosen}: {row['size_ratio']:.1f} times smaller, {row['speedup']:.1f} times as fast, {100 * row['accuracy']:.1f} %\n"
-    figure.suptitle(
-        f"{text}{results.data_title}. Filled: nobody is smaller, faster and more accurate at once", fontsize=10
-    )
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(f"{text}{results.data_title}", fontsize=10)
     return figure
 
 
@@ -296,19 +300,19 @@ def draw_over_tasks(results: Results) -> Figure:
 # ---- to places -----------------------------------------------------------------------------------------------------------
 
 PLACES = (
-    ("tiny board", "int8 only, kilobytes of memory", "TensorFlow Lite Micro or a vendor's converter", "onnx2tf -i small.onnx -oiqt"),
-    ("edge device, Raspberry Pi", "int8 on Arm", "ONNX Runtime, same file", "pip install onnxruntime"),
-    ("phone", "int8", "ONNX Runtime Mobile", "python -m onnxruntime.tools.convert_onnx_models_to_ort small.onnx"),
-    ("server with an NVIDIA GPU", "fp16, or int8 with Q/DQ", "TensorRT", "trtexec --onnx=small.onnx --fp16 --int8 --saveEngine=small.plan"),
-    ("browser", "int8 or fp32", "ONNX Runtime Web (WebAssembly)", "npm install onnxruntime-web"),
+    ("tiny board", "int8 only, kilobytes of memory", "fp32 (the converter quantizes it itself)", "TensorFlow Lite Micro", "onnx2tf -i fp32.onnx -oiqt"),
+    ("edge device, Raspberry Pi", "int8 on Arm", "int8", "ONNX Runtime", "scp small.onnx board: && ssh board pip install onnxruntime"),
+    ("phone", "int8", "int8", "ONNX Runtime Mobile", "python -m onnxruntime.tools.convert_onnx_models_to_ort small.onnx"),
+    ("server with an NVIDIA GPU", "fp16; int8 with zero points of 0 only", "fp32", "TensorRT", "trtexec --onnx=fp32.onnx --fp16 --saveEngine=small.plan"),
+    ("browser", "int8 or fp32", "int8", "ONNX Runtime Web", "npm install onnxruntime-web; await ort.InferenceSession.create('small.onnx')"),
 )  # fmt: skip
 
 
 def show_places() -> None:
-    """Where the file can go, and the command that takes it there. Only the processor's row has been measured here."""
-    header = ["to", "numbers", "runs in", "the command that begins it"]
+    """Where a file can go, which one, and the command that takes it there."""
+    header = ["to", "numbers", "file", "runs in", "command"]
     display.table(
         header,
         [list(row) for row in PLACES],
-        "None of these was run for this lesson; all read the ONNX file that you wrote.",
+        "From documentation, not run for this lesson. TensorRT refuses the zero points of our int8 files.",
     )
