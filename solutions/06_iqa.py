@@ -459,7 +459,7 @@ levels = widgets.explore(
     lambda distortion, scene, method: figures.draw_levels(stream, size, distortion, scene, method),
     alt="One scene at five levels of a distortion, and below it the scores after task 1 and after task 2 with the true quality.",
     distortion=widgets.choice(lesson.DISTORTIONS, default="noise"),
-    scene=widgets.slider(0, 5, default=2),
+    scene=widgets.slider(0, 3, default=2),
     method=widgets.choice(["naive", "replay"]),
 )
 

@@ -232,7 +232,7 @@ def run_vit(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) 
     made["half of the blocks, half as wide, int8 trained"] = rounded(narrow, config, train, model, config["last"])
     return {
         "data": describe(load(config["data"])),
-        **measured(made, config, train, validation, test, half="half of the blocks, half as wide"),
+        **measured(made, config, train, validation, test),
     }
 
 
@@ -367,7 +367,7 @@ def _bits(preset: str) -> dict[str, dict[str, Any]]:
 VITS: dict[str, dict[str, Any]] = {
     "smoke": {"options": {"patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}, "last": 3},
     "quick": {"options": {"patch_size": 2, "width": 48, "depth": 4, "num_heads": 4}, "epochs": 15, "last": 120},
-    "full": {"options": {}, "epochs": 20, "lr": 1e-3, "heal": 80, "last": 400},
+    "full": {"options": {}, "epochs": 7, "lr": 1e-3, "heal": 80, "last": 400},
 }
 
 
