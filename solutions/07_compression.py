@@ -161,8 +161,8 @@ plots.show(
 )
 
 # %% [markdown]
-# ### Exercise 07.3 · One scale for every channel
-# {{card:07.3}}
+# ### Exercise 07.4 · One scale for every channel
+# {{card:07.4}}
 #
 # `weight` is `(out, in, height, width)`. Return integers from -127 to 127 of the same shape, and the scales, `(out,)`.
 
@@ -177,11 +177,11 @@ def quantize_channels(weight):
 
 
 # %% tags=["check"]
-quantize_channels = check("07.3", quantize_channels)
-points("07.3")
+quantize_channels = check("07.4", quantize_channels)
+points("07.4")
 
 # %% tags=["hint"]
-hint("07.3")
+hint("07.4")
 
 # %%
 whole, scales = quantize_channels(weight.detach())
@@ -216,8 +216,8 @@ exploration = widgets.explore(
 # nothing between convolution and activation, and integers go straight through.
 
 # %% [markdown]
-# ### Exercise 07.4 · BatchNorm disappears
-# {{card:07.4}}
+# ### Exercise 07.5 · BatchNorm disappears
+# {{card:07.5}}
 #
 # BatchNorm gives `gamma * (y - mean) / sqrt(variance + eps) + beta`. `weight` is `(out, in, height, width)`, without bias; all others are `(out,)`. Return the new weight and the bias.
 
@@ -232,11 +232,11 @@ def fold(weight, gamma, beta, mean, variance, eps=1e-5):
 
 
 # %% tags=["check"]
-fold = check("07.4", fold)
-points("07.4")
+fold = check("07.5", fold)
+points("07.5")
 
 # %% tags=["hint"]
-hint("07.4")
+hint("07.5")
 
 # %% [markdown]
 # What ONNX Runtime really runs stands in the graph *after* its own optimizer. Count the nodes of our integer file, and of the one that ONNX Runtime's own quantization makes of the same network:
@@ -256,8 +256,8 @@ for name in ("int8", "ONNX Runtime's int8"):
 # wherever it has one. The **straight-through** gradient pretends: 1 inside the range, 0 where the number was cut off.
 
 # %% [markdown]
-# ### Exercise 07.5 · A gradient through rounding
-# {{card:07.5}}
+# ### Exercise 07.6 · A gradient through rounding
+# {{card:07.6}}
 #
 # Quantize as in 07.1 and come back to real numbers. The gradient is 1 for numbers inside the range, 0 outside.
 
@@ -273,11 +273,11 @@ def fake_quantize(x, scale, zero_point):
 
 
 # %% tags=["check"]
-fake_quantize = check("07.5", fake_quantize)
-points("07.5")
+fake_quantize = check("07.6", fake_quantize)
+points("07.6")
 
 # %% tags=["hint"]
-hint("07.5")
+hint("07.6")
 
 # %%
 plots.show(
@@ -306,8 +306,8 @@ figures.show_versions(front, ["fp32", "int8", "int8, trained", "int8, first laye
 # Which channels? Those with the smallest norm, as a first guess.
 
 # %% [markdown]
-# ### Exercise 07.6 · Four channels, two go
-# {{card:07.6}}
+# ### Exercise 07.7 · Four channels, two go
+# {{card:07.7}}
 #
 # `first` is `(channels, in, 3, 3)`, `bias` `(channels,)`, `second` `(out, channels, 3, 3)`. Keep the `keep` channels with the largest L1 norms, in their order. Return all three.
 
@@ -323,11 +323,11 @@ def remove_channels(first, bias, second, keep):
 
 
 # %% tags=["check"]
-remove_channels = check("07.6", remove_channels)
-points("07.6")
+remove_channels = check("07.7", remove_channels)
+points("07.7")
 
 # %% tags=["hint"]
-hint("07.6")
+hint("07.7")
 
 # %%
 convolutions = [layer for layer in plain.modules() if isinstance(layer, torch.nn.Conv2d)]
@@ -340,8 +340,8 @@ print("before:", *(tuple(t.shape) for t in (first.weight, second.weight)), "afte
 # Half of the channels at once breaks a network. Some now, a little training, some more: it mends each time. Early there is much to spare, late there is little. So: large steps first.
 
 # %% [markdown]
-# ### Exercise 07.7 · Much at first, little at the end
-# {{card:07.7}}
+# ### Exercise 07.8 · Much at first, little at the end
+# {{card:07.8}}
 #
 # Return the share that is gone after `step` of `steps` steps: `target * (1 - (1 - step / steps)^3)`, and `target` ever after.
 
@@ -356,11 +356,11 @@ def cubic_sparsity(step, steps, target):
 
 
 # %% tags=["check"]
-cubic_sparsity = check("07.7", cubic_sparsity)
-points("07.7")
+cubic_sparsity = check("07.8", cubic_sparsity)
+points("07.8")
 
 # %% tags=["hint"]
-hint("07.7")
+hint("07.8")
 
 # %%
 plots.show(
@@ -373,8 +373,8 @@ plots.show(
 # A convolution sums products: one **MAC**, a multiplication with its addition, for every weight and every pixel of the output. Half of the channels in and out: a quarter of the MACs.
 
 # %% [markdown]
-# ### Exercise 07.8 · What a convolution costs
-# {{card:07.8}}
+# ### Exercise 07.9 · What a convolution costs
+# {{card:07.9}}
 #
 # The image has `size` x `size` pixels. With `groups`, every output channel reads only `in_channels / groups` inputs. Return the number of MACs.
 
@@ -389,11 +389,11 @@ def conv_macs(in_channels, out_channels, kernel, size, stride=1, padding=0, grou
 
 
 # %% tags=["check"]
-conv_macs = check("07.8", conv_macs)
-points("07.8")
+conv_macs = check("07.9", conv_macs)
+points("07.9")
 
 # %% tags=["hint"]
-hint("07.8")
+hint("07.9")
 
 # %%
 macs = course.experiment("macs")
@@ -421,8 +421,8 @@ plots.show(
 # Now all versions at once. Most are beaten: another one is smaller, faster *and* more accurate. Those that nobody beats form the **Pareto front**. Only they are worth a thought.
 
 # %% [markdown]
-# ### Exercise 07.9 · Nobody is better in everything
-# {{card:07.9}}
+# ### Exercise 07.10 · Nobody is better in everything
+# {{card:07.10}}
 #
 # Three lists of equal length. Return the positions of those that no other one beats: at least as good in all three, and better in one. Less is better for sizes and latencies.
 
@@ -441,11 +441,11 @@ def front_of(sizes, latencies, accuracies):
 
 
 # %% tags=["check"]
-front_of = check("07.9", front_of)
-points("07.9")
+front_of = check("07.10", front_of)
+points("07.10")
 
 # %% tags=["hint"]
-hint("07.9")
+hint("07.10")
 
 # %%
 found = figures.candidates(front)

@@ -93,8 +93,8 @@ LESSONS: tuple[Lesson, ...] = (
         "Compression",
         "How small and fast can it get before it forgets?",
         available=True,
-        minutes=180,
-        points=22,
+        minutes=190,
+        points=24,
     ),
     Lesson(
         "08_jax_grid",

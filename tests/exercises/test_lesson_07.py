@@ -10,9 +10,9 @@ import torch
 from helpers import Answers, assert_full_points, assert_its_own_message, case_names
 from torch.nn import functional as F
 
-from course_utils.compression import affine, choice, fold, pruning, tracing
-from course_utils.lessons import exercise
-from course_utils.lessons.exercises import lesson_07_channels, lesson_07_integers, lesson_07_layers
+from course_utils.compression import affine, choice, fold, observers, pruning, tracing
+from course_utils.lessons import checking, exercise
+from course_utils.lessons.exercises import lesson_07_channels, lesson_07_integers, lesson_07_layers, lesson_07_observer
 
 ANSWERS = Answers()
 WRONG, RIGHT, wrong, right = ANSWERS.wrong_ones, ANSWERS.right_ones, ANSWERS.wrong, ANSWERS.right
@@ -137,16 +137,93 @@ WRONG += [
 ]
 
 
-# ---- 07.3 one scale a channel --------------------------------------------------------------------------------------
+# ---- 07.3 an observer ----------------------------------------------------------------------------------------------
 
 
 @right("07.3")
+def observe_two_phases(batches, momentum=0.1):
+    low, high = torch.aminmax(batches[0])
+    for count, x in enumerate(batches[1:], 2):
+        new = momentum if momentum * count > 1 else 1 / count
+        low, high = (1 - new) * low + new * x.min(), (1 - new) * high + new * x.max()
+    return low, high
+
+
+@right("07.3")
+def observe_numpy(batches, momentum=0.1):
+    ends = np.zeros(2)
+    for number, x in enumerate(np.asarray(x) for x in batches):
+        ends = ends + max(momentum, 1 / (number + 1)) * (np.array([x.min(), x.max()]) - ends)
+    return list(ends)
+
+
+def _observe(weight, ends=lambda x: (x.min().item(), x.max().item()), out=lambda low, high: (low, high)):
+    """`weight(number, momentum)` of every batch."""
+
+    def answer(batches, momentum=0.1):
+        low = high = 0.0
+        for number, x in enumerate(batches):
+            a, b = ends(x)
+            low += weight(number, momentum) * (a - low)
+            high += weight(number, momentum) * (b - high)
+        return out(low, high)
+
+    return answer
+
+
+def _right_weight(number, momentum):
+    return max(momentum, 1 / (number + 1))
+
+
+WRONG += [
+    ("07.3", _observe(lambda n, m: m), "You start from 0"),
+    ("07.3", _observe(lambda n, m: 1 - m), "keeps nine tenths of itself"),
+    ("07.3", _observe(_right_weight, out=lambda low, high: (high, low)), "return the lower end first"),
+    ("07.3", _observe(_right_weight, lambda x: (-x.abs().max(), x.abs().max())), "the largest magnitude for both"),
+    ("07.3", _observe(_right_weight, lambda x: (x.abs().min(), x.abs().max())), "You look at magnitudes"),
+    ("07.3", _observe(_right_weight, lambda x: (x.mean(), x.max())), "that batch's smallest and largest"),
+    (
+        "07.3",
+        lambda batches, momentum=0.1: (min(x.min() for x in batches), max(x.max() for x in batches)),
+        "one odd batch decides for good",
+    ),
+    ("07.3", _observe(lambda n, m: m if n else 1), "hangs on the first one"),
+    ("07.3", _observe(lambda n, m: 1 - m if n else 1), "the weight of the *new* batch"),
+    ("07.3", _observe(lambda n, m: 1), "Only the last batch is left"),
+    ("07.3", _observe(lambda n, m: 0 if n else 1), "Only the first batch counts"),
+    (
+        "07.3",
+        lambda batches, momentum=0.1: (sum(x.min() for x in batches), sum(x.max() for x in batches)),
+        "You add the ends up",
+    ),
+    ("07.3", _observe(lambda n, m: max(m, 1 / max(n, 1))), "The second batch counts whole"),
+    ("07.3", _observe(lambda n, m: 1 / (n + 1)), "`momentum` is never used"),
+    ("07.3", _observe(lambda n, m: max(m, 1 / (n + 1)) if n < 3 else 1 - m), "have the weights 1, 1/2"),
+    (
+        "07.3",
+        _observe(lambda n, m: max(1 - m, 1 / (n + 1)) if m > 0.3 else _right_weight(n, m)),
+        "The fourth batch weighs 0.6",
+    ),
+    (
+        "07.3",
+        _observe(lambda n, m: min(m, 1 / (n + 1)) if n and m > 0.3 else _right_weight(n, m)),
+        "the smaller one of",
+    ),
+    ("07.3", _observe(lambda n, m: 1 / (n + 1) if n < 2 else 0.2), "count alike: the mean of their ends"),
+    ("07.3", _observe(_right_weight, out=lambda low, high: high), "Return two things"),
+]
+
+
+# ---- 07.4 one scale a channel --------------------------------------------------------------------------------------
+
+
+@right("07.4")
 def channels_loop(weight):
     scales = [float(channel.abs().max()) / 127 for channel in weight]
     return torch.stack([torch.round(channel / scale) for channel, scale in zip(weight, scales, strict=True)]), scales
 
 
-@right("07.3")
+@right("07.4")
 def channels_int8(weight):
     scale = weight.abs().amax(dim=(1, 2, 3)) / 127
     return (weight / scale[:, None, None, None]).round().clamp(-127, 127).to(torch.int8), scale
@@ -171,31 +248,31 @@ def _good(w):
 
 
 WRONG += [
-    ("07.3", _with_scale(lambda w: w.abs().max() / 127), "one scale for all channels"),
-    ("07.3", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one scale for an *input* channel"),
-    ("07.3", _with_scale(lambda w: w.flatten(1).amax(1) / 127), "instead of the largest magnitude"),
-    ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 255), "reach 127 on each side"),
-    ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 128), "would become 128"),
-    ("07.3", _with_scale(lambda w: (w.flatten(1).amax(1) - w.flatten(1).amin(1)) / 255), "the zero point is 0"),
-    ("07.3", _with_scale(lambda w: 127 / w.abs().flatten(1).amax(1)), "how many steps one unit has"),
-    ("07.3", _with_scale(lambda w: w.abs().flatten(1).mean(1) / 127), "the mean magnitude"),
-    ("07.3", _with_scale(lambda w: w.abs().flatten(1).amax(1)), "its largest magnitude divided by 127"),
-    ("07.3", _with_scale(_good, lambda w, s: w / s), "Nothing is rounded"),
-    ("07.3", _with_scale(_good, lambda w, s: (w / s).round() * s), "real numbers again"),
-    ("07.3", _with_scale(_good, lambda w, s: (w / s).trunc()), "instead of rounding"),
-    ("07.3", _with_scale(_good, lambda w, s: (w / s).round() + 128), "There is a zero point in it"),
-    ("07.3", lambda weight: _good(weight), "Return two things"),
+    ("07.4", _with_scale(lambda w: w.abs().max() / 127), "one scale for all channels"),
+    ("07.4", _with_scale(lambda w: w.abs().amax(dim=(0, 2, 3)) / 127), "one scale for an *input* channel"),
+    ("07.4", _with_scale(lambda w: w.flatten(1).amax(1) / 127), "instead of the largest magnitude"),
+    ("07.4", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 255), "reach 127 on each side"),
+    ("07.4", _with_scale(lambda w: w.abs().flatten(1).amax(1) / 128), "would become 128"),
+    ("07.4", _with_scale(lambda w: (w.flatten(1).amax(1) - w.flatten(1).amin(1)) / 255), "the zero point is 0"),
+    ("07.4", _with_scale(lambda w: 127 / w.abs().flatten(1).amax(1)), "how many steps one unit has"),
+    ("07.4", _with_scale(lambda w: w.abs().flatten(1).mean(1) / 127), "the mean magnitude"),
+    ("07.4", _with_scale(lambda w: w.abs().flatten(1).amax(1)), "its largest magnitude divided by 127"),
+    ("07.4", _with_scale(_good, lambda w, s: w / s), "Nothing is rounded"),
+    ("07.4", _with_scale(_good, lambda w, s: (w / s).round() * s), "real numbers again"),
+    ("07.4", _with_scale(_good, lambda w, s: (w / s).trunc()), "instead of rounding"),
+    ("07.4", _with_scale(_good, lambda w, s: (w / s).round() + 128), "There is a zero point in it"),
+    ("07.4", lambda weight: _good(weight), "Return two things"),
 ]
 
 
-@right("07.3")
+@right("07.4")
 def channels_numpy(weight):
     weight = np.asarray(weight)
     scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
     return np.rint(weight / scale).astype(np.int8), scale.ravel()
 
 
-@right("07.3")
+@right("07.4")
 def channels_flat(weight):
     rows = weight.reshape(len(weight), -1)
     scale = torch.maximum(rows.max(dim=1).values, -rows.min(dim=1).values) / 127
@@ -219,20 +296,20 @@ def _channels_in_place(weight):
 
 
 WRONG += [
-    ("07.3", _over(0, 2, 3), "one scale for an *input* channel"),
-    ("07.3", _over(0, 1, 2), "one scale for a *column* of the kernel"),
-    ("07.3", _over(0, 1, 3), "one scale for a *row* of the kernel"),
-    ("07.3", _with_scale(_good, lambda w, s: (w / s).floor()), "You round down: 1.6 becomes 1"),
-    ("07.3", lambda w: ((w / _good(w).view(1, -1, 1, 1)).round(), _good(w)), "you divide *input* channels by them"),
-    ("07.3", lambda w: ((w / _good(w)).round(), _good(w)), "you divide the kernel's columns"),
-    ("07.3", _channels_in_place, "changes its argument `weight`"),
+    ("07.4", _over(0, 2, 3), "one scale for an *input* channel"),
+    ("07.4", _over(0, 1, 2), "one scale for a *column* of the kernel"),
+    ("07.4", _over(0, 1, 3), "one scale for a *row* of the kernel"),
+    ("07.4", _with_scale(_good, lambda w, s: (w / s).floor()), "You round down: 1.6 becomes 1"),
+    ("07.4", lambda w: ((w / _good(w).view(1, -1, 1, 1)).round(), _good(w)), "you divide *input* channels by them"),
+    ("07.4", lambda w: ((w / _good(w)).round(), _good(w)), "you divide the kernel's columns"),
+    ("07.4", _channels_in_place, "changes its argument `weight`"),
 ]
 
 
-# ---- 07.4 fold -----------------------------------------------------------------------------------------------------
+# ---- 07.5 fold -----------------------------------------------------------------------------------------------------
 
 
-@right("07.4")
+@right("07.5")
 def fold_by_images(weight, gamma, beta, mean, variance, eps=1e-5):
     zero = torch.zeros(1, len(gamma))
     bias = F.batch_norm(zero, mean, variance, gamma, beta, eps=eps)[0]
@@ -240,7 +317,7 @@ def fold_by_images(weight, gamma, beta, mean, variance, eps=1e-5):
     return torch.einsum("oikl,o->oikl", weight, factor), bias
 
 
-@right("07.4")
+@right("07.5")
 def fold_numpy(weight, gamma, beta, mean, variance, eps=1e-5):
     factor = np.asarray(gamma) / np.sqrt(np.asarray(variance) + eps)
     return np.asarray(weight) * factor[:, None, None, None], np.asarray(beta) - np.asarray(mean) * factor
@@ -255,30 +332,30 @@ def _fold(factor=lambda g, v, e: g / (v + e).sqrt(), shape=(-1, 1, 1, 1), bias=l
 
 
 WRONG += [
-    ("07.4", _fold(lambda g, v, e: g / (v + e)), "take the root"),
-    ("07.4", _fold(lambda g, v, e: g / v.sqrt()), "eps is left out"),
-    ("07.4", _fold(lambda g, v, e: g / (v.sqrt() + e)), "eps stands outside the root"),
-    ("07.4", _fold(shape=(1, -1, 1, 1)), "You scale *input* channels"),
-    ("07.4", _fold(lambda g, v, e: 1 / (v + e).sqrt()), "gamma is missing"),
-    ("07.4", _fold(lambda g, v, e: g), "Only gamma is there"),
-    ("07.4", _fold(lambda g, v, e: torch.ones_like(g)), "The weight is as it was"),
-    ("07.4", _fold(bias=lambda b, m, f: b - m), "The mean is subtracted unscaled"),
-    ("07.4", _fold(bias=lambda b, m, f: b), "The mean is left out"),
-    ("07.4", _fold(bias=lambda b, m, f: b + m * f), "The mean is added"),
-    ("07.4", _fold(bias=lambda b, m, f: (b - m) * f), "beta is scaled, too"),
-    ("07.4", _fold(bias=lambda b, m, f: -m * f), "beta is missing"),
-    ("07.4", lambda weight, *rest: weight, "Return two things"),
+    ("07.5", _fold(lambda g, v, e: g / (v + e)), "take the root"),
+    ("07.5", _fold(lambda g, v, e: g / v.sqrt()), "eps is left out"),
+    ("07.5", _fold(lambda g, v, e: g / (v.sqrt() + e)), "eps stands outside the root"),
+    ("07.5", _fold(shape=(1, -1, 1, 1)), "You scale *input* channels"),
+    ("07.5", _fold(lambda g, v, e: 1 / (v + e).sqrt()), "gamma is missing"),
+    ("07.5", _fold(lambda g, v, e: g), "Only gamma is there"),
+    ("07.5", _fold(lambda g, v, e: torch.ones_like(g)), "The weight is as it was"),
+    ("07.5", _fold(bias=lambda b, m, f: b - m), "The mean is subtracted unscaled"),
+    ("07.5", _fold(bias=lambda b, m, f: b), "The mean is left out"),
+    ("07.5", _fold(bias=lambda b, m, f: b + m * f), "The mean is added"),
+    ("07.5", _fold(bias=lambda b, m, f: (b - m) * f), "beta is scaled, too"),
+    ("07.5", _fold(bias=lambda b, m, f: -m * f), "beta is missing"),
+    ("07.5", lambda weight, *rest: weight, "Return two things"),
 ]
 
 
-@right("07.4")
+@right("07.5")
 def fold_loop(weight, gamma, beta, mean, variance, eps=1e-5):
     factors = [float(g) / math.sqrt(float(v) + eps) for g, v in zip(gamma, variance, strict=True)]
     folded = torch.stack([channel * factor for channel, factor in zip(weight, factors, strict=True)])
     return folded, [float(b) - float(m) * factor for b, m, factor in zip(beta, mean, factors, strict=True)]
 
 
-@right("07.4")
+@right("07.5")
 def fold_by_a_diagonal(weight, gamma, beta, mean, variance, eps=1e-5):
     factor = torch.diag(gamma * (variance + eps).rsqrt())
     return (factor @ weight.flatten(1)).view_as(weight), beta - factor @ mean
@@ -301,28 +378,28 @@ def _fold_with_bias(factor):
 
 
 WRONG += [
-    ("07.4", _fold(shape=(-1,)), "You scale the columns of the kernel"),
-    ("07.4", _fold(shape=(-1, 1)), "You scale the rows of the kernel"),
-    ("07.4", _fold_with_bias(lambda g, v, e: g / v.sqrt()), "In the bias eps is forgotten"),
-    ("07.4", _fold_with_bias(lambda g, v, e: g / (v.sqrt() + e)), "In the bias eps is added to the root"),
-    ("07.4", _fold_with_bias(lambda g, v, e: g / (v + e)), "divided by the variance, not by its root"),
-    ("07.4", _fold_with_bias(lambda g, v, e: g), "multiplied by gamma only"),
-    ("07.4", _fold_with_bias(lambda g, v, e: 1 / (v + e).sqrt()), "but not multiplied by gamma"),
-    ("07.4", _fold_in_place, "changes its argument `weight`"),
+    ("07.5", _fold(shape=(-1,)), "You scale the columns of the kernel"),
+    ("07.5", _fold(shape=(-1, 1)), "You scale the rows of the kernel"),
+    ("07.5", _fold_with_bias(lambda g, v, e: g / v.sqrt()), "In the bias eps is forgotten"),
+    ("07.5", _fold_with_bias(lambda g, v, e: g / (v.sqrt() + e)), "In the bias eps is added to the root"),
+    ("07.5", _fold_with_bias(lambda g, v, e: g / (v + e)), "divided by the variance, not by its root"),
+    ("07.5", _fold_with_bias(lambda g, v, e: g), "multiplied by gamma only"),
+    ("07.5", _fold_with_bias(lambda g, v, e: 1 / (v + e).sqrt()), "but not multiplied by gamma"),
+    ("07.5", _fold_in_place, "changes its argument `weight`"),
 ]
 
 
-# ---- 07.5 straight through -----------------------------------------------------------------------------------------
+# ---- 07.6 straight through -----------------------------------------------------------------------------------------
 
 
-@right("07.5")
+@right("07.6")
 def fake_by_detach(x, scale, zero_point):
     steps = x / scale
     whole = steps + (steps.round() - steps).detach() + zero_point
     return (whole.clamp(0, 255) - zero_point) * scale
 
 
-@right("07.5")
+@right("07.6")
 def fake_by_mask(x, scale, zero_point):
     whole = (x / scale).round() + zero_point
     inside = (whole >= 0) & (whole <= 255)
@@ -347,19 +424,19 @@ def _there_and_back(x, s, z):
 
 
 WRONG += [
-    ("07.5", lambda x, s, z: ((x / s).round() + z).clamp(0, 255), "These are the integers"),
-    ("07.5", lambda x, s, z: x, "x comes out as it went in"),
-    ("07.5", lambda x, s, z: ((x / s).round() + z).clamp(0, 255) * s, "not subtracted on the way back"),
-    ("07.5", lambda x, s, z: (x / s).round() * s, "Nothing is clamped"),
-    ("07.5", lambda x, s, z: ((x / s + z).clamp(0, 255) - z) * s, "do not round"),
-    ("07.5", lambda x, s, z: _there_and_back(x, s, z) + 0.33, "Quantize as in 07.1"),
-    ("07.5", _there_and_back, "a staircase"),
-    ("07.5", _fake(_there_and_back, lambda x, inside: torch.ones_like(x)), "also passes where the number was cut off"),
-    ("07.5", _fake(_there_and_back, lambda x, inside: 0.1 * inside), "multiplied by the scale"),
-    ("07.5", _fake(_there_and_back, lambda x, inside: 10 * inside), "divided by the scale"),
-    ("07.5", _fake(_there_and_back, lambda x, inside: 1 - inside), "the other way round"),
-    ("07.5", lambda x, s, z: _there_and_back(x, s, z).detach(), "No gradient arrives: keep"),
-    ("07.5", _fake(_there_and_back, lambda x, inside: -inside), "Gradient 1 where"),
+    ("07.6", lambda x, s, z: ((x / s).round() + z).clamp(0, 255), "These are the integers"),
+    ("07.6", lambda x, s, z: x, "x comes out as it went in"),
+    ("07.6", lambda x, s, z: ((x / s).round() + z).clamp(0, 255) * s, "not subtracted on the way back"),
+    ("07.6", lambda x, s, z: (x / s).round() * s, "Nothing is clamped"),
+    ("07.6", lambda x, s, z: ((x / s + z).clamp(0, 255) - z) * s, "do not round"),
+    ("07.6", lambda x, s, z: _there_and_back(x, s, z) + 0.33, "Quantize as in 07.1"),
+    ("07.6", _there_and_back, "a staircase"),
+    ("07.6", _fake(_there_and_back, lambda x, inside: torch.ones_like(x)), "also passes where the number was cut off"),
+    ("07.6", _fake(_there_and_back, lambda x, inside: 0.1 * inside), "multiplied by the scale"),
+    ("07.6", _fake(_there_and_back, lambda x, inside: 10 * inside), "divided by the scale"),
+    ("07.6", _fake(_there_and_back, lambda x, inside: 1 - inside), "the other way round"),
+    ("07.6", lambda x, s, z: _there_and_back(x, s, z).detach(), "No gradient arrives: keep"),
+    ("07.6", _fake(_there_and_back, lambda x, inside: -inside), "Gradient 1 where"),
 ]
 
 
@@ -376,18 +453,18 @@ class _Straight(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None, None
 
 
-@right("07.5")
+@right("07.6")
 def fake_by_function(x, scale, zero_point):
     return _Straight.apply(x, scale, zero_point)
 
 
-@right("07.5")
+@right("07.6")
 def fake_clamped_first(x, scale, zero_point):
     held = x.clamp(-zero_point * scale, (255 - zero_point) * scale)  # real numbers
     return held + (torch.round(held / scale) * scale - held).detach()
 
 
-@right("07.5")
+@right("07.6")
 def fake_edge_half_a_step_out(x, scale, zero_point):
     low, high = (-0.5 - zero_point) * scale, (255.5 - zero_point) * scale  # what rounds to 0 and to 255
     inside = (x > low) & (x < high)
@@ -401,17 +478,17 @@ def _without_gradient(x, scale, zero_point):
 
 WRONG += [
     (
-        "07.5",
+        "07.6",
         _fake(_there_and_back, lambda x, inside: ((x >= 0) & (x <= 25.5)).float()),
         "Your range forgets the zero point",
     ),
     (
-        "07.5",
+        "07.6",
         _fake(_there_and_back, lambda x, inside: ((x >= -10) & (x <= 25.5)).float()),
         "its upper end forgets the zero point",
     ),
-    ("07.5", _without_gradient, "No gradient arrives: keep"),
-    ("07.5", lambda x, s, z: (x / s).round().clamp(0, 255) * s, "left out on both ways"),
+    ("07.6", _without_gradient, "No gradient arrives: keep"),
+    ("07.6", lambda x, s, z: (x / s).round().clamp(0, 255) * s, "left out on both ways"),
 ]
 
 
@@ -426,22 +503,22 @@ WRONG += [
     ],
 )
 def test_a_weight_that_does_not_learn_is_told_why(answer, fragment):
-    (learns,) = [part for part in exercise.find("07.5").criteria if part.name == "a weight learns through it"]
+    (learns,) = [part for part in exercise.find("07.6").criteria if part.name == "a weight learns through it"]
     with pytest.raises(exercise.Wrong, match=fragment):
         learns.function(answer)
 
 
-# ---- 07.6 channels go ----------------------------------------------------------------------------------------------
+# ---- 07.7 channels go ----------------------------------------------------------------------------------------------
 
 
-@right("07.6")
+@right("07.7")
 def remove_by_sorting(first, bias, second, keep):
     norms = [float(channel.abs().sum()) for channel in first]
     kept = sorted(sorted(range(len(norms)), key=lambda i: -norms[i])[:keep])
     return first[kept], bias[kept], second[:, kept]
 
 
-@right("07.6")
+@right("07.7")
 def remove_by_mask(first, bias, second, keep):
     norms = first.norm(p=1, dim=(1, 2, 3))
     mask = norms >= norms.sort(descending=True).values[keep - 1]
@@ -469,32 +546,32 @@ def _zeroed(first, bias, second, keep):
 
 
 WRONG += [
-    ("07.6", _remove(lambda w: -_l1(w)), "You keep the *smallest*"),
-    ("07.6", _remove(lambda w: w.flatten(1).sum(1)), "with their signs"),
-    ("07.6", _remove(lambda w: w.abs().flatten(1).amax(1)), "the largest single weight"),
-    ("07.6", _remove(_l1, bias_too=False), "The bias still has four numbers"),
-    ("07.6", _remove(_l1, dim=None), "still expects four inputs"),
-    ("07.6", _remove(_l1, dim=0), "You cut *outputs*"),
-    ("07.6", _zeroed, "All four channels are still there"),
+    ("07.7", _remove(lambda w: -_l1(w)), "You keep the *smallest*"),
+    ("07.7", _remove(lambda w: w.flatten(1).sum(1)), "with their signs"),
+    ("07.7", _remove(lambda w: w.abs().flatten(1).amax(1)), "the largest single weight"),
+    ("07.7", _remove(_l1, bias_too=False), "The bias still has four numbers"),
+    ("07.7", _remove(_l1, dim=None), "still expects four inputs"),
+    ("07.7", _remove(_l1, dim=0), "You cut *outputs*"),
+    ("07.7", _zeroed, "All four channels are still there"),
     (
-        "07.6",
+        "07.7",
         _remove(_l1, sort=False),
         "have changed places",
     ),
-    ("07.6", lambda f, b, s, k: f[:k], "Return three tensors"),
-    ("07.6", lambda f, b, s, k: (f[[1, 1]], b[[1, 1]], s[:, [1, 1]]), "By their L1 norms"),
-    ("07.6", lambda f, b, s, k: _remove(_l1)(f, b, s, k) if k == 2 else (f[2:], b[2:], s[:, 2:]), "Of six L1 norms"),
+    ("07.7", lambda f, b, s, k: f[:k], "Return three tensors"),
+    ("07.7", lambda f, b, s, k: (f[[1, 1]], b[[1, 1]], s[:, [1, 1]]), "By their L1 norms"),
+    ("07.7", lambda f, b, s, k: _remove(_l1)(f, b, s, k) if k == 2 else (f[2:], b[2:], s[:, 2:]), "Of six L1 norms"),
 ]
 
 
-@right("07.6")
+@right("07.7")
 def remove_numpy(first, bias, second, keep):
     norms = np.abs(first.numpy()).reshape(len(first), -1).mean(axis=1)
     kept = np.sort(np.argsort(norms)[::-1][:keep])
     return first.numpy()[kept], bias.numpy()[kept], second.numpy()[:, kept]
 
 
-@right("07.6")
+@right("07.7")
 def remove_by_a_list_of_what_goes(first, bias, second, keep):
     norms = torch.linalg.vector_norm(first, ord=1, dim=(1, 2, 3))
     gone = set(norms.topk(len(first) - keep, largest=False).indices.tolist())
@@ -518,56 +595,56 @@ def _norm_with_bias(first, bias, second, keep):
 
 
 WRONG += [
-    ("07.6", _remove(lambda w: w.flatten(1).norm(dim=1)), "You sort by the L2 norm"),
-    ("07.6", _remove(lambda w: w.flatten(1).square().sum(1)), "You sort by the L2 norm"),
-    ("07.6", _remove(lambda w: w.flatten(1).norm(dim=1), sort=False), "You sort by the L2 norm"),
-    ("07.6", _remove(lambda w: w.abs().sum((0, 2, 3))), "norms of the three *inputs*"),
-    ("07.6", _norm_with_bias, "The bias has a say"),
-    ("07.6", lambda f, b, s, k: _remove(_l1)(f, b, s, 2), "Keep as many as `keep` says"),
-    ("07.6", _above(torch.median), "Keep as many as `keep` says"),
-    ("07.6", _above(lambda norms: float(np.median(norms))), "Keep as many as `keep` says"),
-    ("07.6", lambda f, b, s, k: (f[:k], b[:k], s[:, :k]), "whatever they hold"),
+    ("07.7", _remove(lambda w: w.flatten(1).norm(dim=1)), "You sort by the L2 norm"),
+    ("07.7", _remove(lambda w: w.flatten(1).square().sum(1)), "You sort by the L2 norm"),
+    ("07.7", _remove(lambda w: w.flatten(1).norm(dim=1), sort=False), "You sort by the L2 norm"),
+    ("07.7", _remove(lambda w: w.abs().sum((0, 2, 3))), "norms of the three *inputs*"),
+    ("07.7", _norm_with_bias, "The bias has a say"),
+    ("07.7", lambda f, b, s, k: _remove(_l1)(f, b, s, 2), "Keep as many as `keep` says"),
+    ("07.7", _above(torch.median), "Keep as many as `keep` says"),
+    ("07.7", _above(lambda norms: float(np.median(norms))), "Keep as many as `keep` says"),
+    ("07.7", lambda f, b, s, k: (f[:k], b[:k], s[:, :k]), "whatever they hold"),
 ]
 
 
-# ---- 07.7 when -----------------------------------------------------------------------------------------------------
+# ---- 07.8 when -----------------------------------------------------------------------------------------------------
 
 
-@right("07.7")
+@right("07.8")
 def schedule_branches(step, steps, target):
     if step >= steps:
         return target
     return target - target * ((steps - step) / steps) ** 3
 
 
-@right("07.7")
+@right("07.8")
 def schedule_numpy(step, steps, target):
     return np.float32(target) * (1 - np.clip(1 - step / steps, 0, 1) ** 3)
 
 
 WRONG += [
-    ("07.7", lambda step, steps, target: target * step / steps, "a straight line"),
-    ("07.7", lambda step, steps, target: target * (step / steps) ** 3, "the cube belongs to what is *left*"),
-    ("07.7", lambda step, steps, target: 1 - schedule_branches(step, steps, target), "still there"),
-    ("07.7", lambda step, steps, target: target * (1 - step / steps) ** 3, "fall from the target to 0"),
-    ("07.7", lambda step, steps, target: target * (1 - (1 - step / steps) ** 2), "The power is 2"),
-    ("07.7", lambda step, steps, target: 1 - (1 - step / steps) ** 3, "The target is not used"),
-    ("07.7", lambda step, steps, target: target * (1 - (1 - step / steps) ** 3), "goes on growing"),
-    ("07.7", lambda step, steps, target: target * math.sqrt(step / steps), "target * (1 - (1 - step / steps)^3)"),
+    ("07.8", lambda step, steps, target: target * step / steps, "a straight line"),
+    ("07.8", lambda step, steps, target: target * (step / steps) ** 3, "the cube belongs to what is *left*"),
+    ("07.8", lambda step, steps, target: 1 - schedule_branches(step, steps, target), "still there"),
+    ("07.8", lambda step, steps, target: target * (1 - step / steps) ** 3, "fall from the target to 0"),
+    ("07.8", lambda step, steps, target: target * (1 - (1 - step / steps) ** 2), "The power is 2"),
+    ("07.8", lambda step, steps, target: 1 - (1 - step / steps) ** 3, "The target is not used"),
+    ("07.8", lambda step, steps, target: target * (1 - (1 - step / steps) ** 3), "goes on growing"),
+    ("07.8", lambda step, steps, target: target * math.sqrt(step / steps), "target * (1 - (1 - step / steps)^3)"),
 ]
 
 
-# ---- 07.8 what it costs --------------------------------------------------------------------------------------------
+# ---- 07.9 what it costs --------------------------------------------------------------------------------------------
 
 
-@right("07.8")
+@right("07.9")
 def macs_counted(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
     layer = torch.nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups)
     out = layer(torch.zeros(1, in_channels, size, size))
     return out[0].numel() * layer.weight[0].numel()
 
 
-@right("07.8")
+@right("07.9")
 def macs_by_starts(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
     side = len(range(0, size + 2 * padding - kernel + 1, stride))
     return side**2 * kernel**2 * out_channels * in_channels / groups
@@ -591,27 +668,27 @@ def _cost(
 
 
 WRONG += [
-    ("07.8", _cost(side=lambda n, k, s, p: n), "pixels of the *input*"),
-    ("07.8", _cost(kernel=1), "you count 3"),
-    ("07.8", _cost(pixels=0), "These are the parameters"),
-    ("07.8", _cost(inputs=False), "The input channels are missing"),
-    ("07.8", _cost(outputs=False), "The output channels are missing"),
-    ("07.8", _cost(factor=2), "One MAC is both"),
-    ("07.8", _cost(pixels=1), "you count 7"),
-    ("07.8", _cost(side=lambda n, k, s, p: (n - k) // s + 1), "The padding is forgotten"),
-    ("07.8", _cost(ignore_groups=True), "The groups are ignored"),
-    ("07.8", _cost(factor=3), "Pixels of the output"),
+    ("07.9", _cost(side=lambda n, k, s, p: n), "pixels of the *input*"),
+    ("07.9", _cost(kernel=1), "you count 3"),
+    ("07.9", _cost(pixels=0), "These are the parameters"),
+    ("07.9", _cost(inputs=False), "The input channels are missing"),
+    ("07.9", _cost(outputs=False), "The output channels are missing"),
+    ("07.9", _cost(factor=2), "One MAC is both"),
+    ("07.9", _cost(pixels=1), "you count 7"),
+    ("07.9", _cost(side=lambda n, k, s, p: (n - k) // s + 1), "The padding is forgotten"),
+    ("07.9", _cost(ignore_groups=True), "The groups are ignored"),
+    ("07.9", _cost(factor=3), "Pixels of the output"),
 ]
 
 
-@right("07.8")
+@right("07.9")
 def macs_by_unfolding(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
     image = torch.zeros(1, in_channels // groups, size, size)
     columns = F.unfold(image, kernel, stride=stride, padding=padding)  # (1, products of one output, pixels)
     return torch.tensor(out_channels * columns[0].numel())
 
 
-@right("07.8")
+@right("07.9")
 def macs_group_by_group(in_channels, out_channels, kernel, size, stride=1, padding=0, groups=1):
     side = math.floor((size + 2 * padding - (kernel - 1) - 1) / stride + 1)
     return sum(side**2 * kernel**2 * (in_channels // groups) * (out_channels // groups) for _ in range(groups))
@@ -629,29 +706,29 @@ def _only_depthwise(in_channels, out_channels, kernel, size, stride=1, padding=0
 
 
 WRONG += [
-    ("07.8", _cost(side=lambda n, k, s, p: n // s), "Size / stride is right only"),
-    ("07.8", _cost(side=lambda n, k, s, p: math.ceil(n / s)), "Size / stride is right only"),
-    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * (k // 2) - k) // s + 1), "Size / stride is right only"),
-    ("07.8", _nine(macs_counted), "you count 9 whatever `kernel` is"),
-    ("07.8", _nine(_cost(side=lambda n, k, s, p: n // s)), "28 x 28 pixels and 9 numbers"),
-    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * p - k) // s), "one pixel too small"),
-    ("07.8", _cost(side=lambda n, k, s, p: (n + 2 * p - k) / s + 1), "half a pixel does not exist"),
-    ("07.8", _cost(side=lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1), "You round up, to 8 x 8"),
-    ("07.8", _only_depthwise, "In 4 groups each output channel"),
+    ("07.9", _cost(side=lambda n, k, s, p: n // s), "Size / stride is right only"),
+    ("07.9", _cost(side=lambda n, k, s, p: math.ceil(n / s)), "Size / stride is right only"),
+    ("07.9", _cost(side=lambda n, k, s, p: (n + 2 * (k // 2) - k) // s + 1), "Size / stride is right only"),
+    ("07.9", _nine(macs_counted), "you count 9 whatever `kernel` is"),
+    ("07.9", _nine(_cost(side=lambda n, k, s, p: n // s)), "28 x 28 pixels and 9 numbers"),
+    ("07.9", _cost(side=lambda n, k, s, p: (n + 2 * p - k) // s), "one pixel too small"),
+    ("07.9", _cost(side=lambda n, k, s, p: (n + 2 * p - k) / s + 1), "half a pixel does not exist"),
+    ("07.9", _cost(side=lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1), "You round up, to 8 x 8"),
+    ("07.9", _only_depthwise, "In 4 groups each output channel"),
 ]
 
 
-# ---- 07.9 what to deploy -------------------------------------------------------------------------------------------
+# ---- 07.10 what to deploy -------------------------------------------------------------------------------------------
 
 
-@right("07.9")
+@right("07.10")
 def front_numpy(sizes, latencies, accuracies):
     table = np.stack([sizes, latencies, -np.asarray(accuracies)], axis=1)
     no_worse, better = (table[:, None] <= table).all(2), (table[:, None] < table).any(2)
     return np.flatnonzero(~(no_worse & better).any(axis=0))
 
 
-@right("07.9")
+@right("07.10")
 def front_loops(sizes, latencies, accuracies):
     kept = []
     for i in range(len(sizes)):
@@ -665,24 +742,24 @@ def front_loops(sizes, latencies, accuracies):
     return kept
 
 
-@right("07.9")
+@right("07.10")
 def front_set(sizes, latencies, accuracies):
     return set(reversed(front_loops(sizes, latencies, accuracies)))
 
 
-@right("07.9")
+@right("07.10")
 def front_generator(sizes, latencies, accuracies):
     yield from front_loops(sizes, latencies, accuracies)
 
 
-@right("07.9")
+@right("07.10")
 def front_tensor(sizes, latencies, accuracies):
     table = torch.tensor([sizes, latencies, [-a for a in accuracies]]).T
     beaten = ((table[:, None] <= table).all(-1) & (table[:, None] < table).any(-1)).any(dim=0)
     return torch.where(~beaten)[0]
 
 
-@right("07.9")
+@right("07.10")
 def front_keys(sizes, latencies, accuracies):
     return dict.fromkeys(front_loops(sizes, latencies, accuracies)).keys()
 
@@ -700,21 +777,21 @@ def _no_worse(a, b):
 
 
 WRONG += [
-    ("07.9", _front(lambda a, b: a[0] < b[0] and a[1] < b[1] and a[2] > b[2]), "Better in *one* is enough"),
-    ("07.9", lambda s, t, a: [int(np.argmin(s)), int(np.argmin(t)), 1], "best in size, speed and accuracy only"),
+    ("07.10", _front(lambda a, b: a[0] < b[0] and a[1] < b[1] and a[2] > b[2]), "Better in *one* is enough"),
+    ("07.10", lambda s, t, a: [int(np.argmin(s)), int(np.argmin(t)), 1], "best in size, speed and accuracy only"),
     (
-        "07.9",
+        "07.10",
         lambda s, t, a: [i for i in range(len(s)) if i not in front_loops(s, t, a)],
         "these are the ones that are beaten",
     ),
-    ("07.9", _front(lambda a, b: a[0] <= b[0] and a[1] <= b[1] and a[2] <= b[2]), "Of accuracy more is better"),
-    ("07.9", lambda s, t, a: [i in front_loops(s, t, a) for i in range(len(s))], "True and False"),
-    ("07.9", lambda s, t, a: [front_loops(s, t, a)], "Return a flat list"),
-    ("07.9", _front(_no_worse), "throw each other out"),
-    ("07.9", lambda s, t, a: list(range(len(s))), "beaten by nobody; you got"),
-    ("07.9", lambda s, t, a: [i for i in range(len(s)) if i != 0 or len(s) == 3], "larger, slower and worse"),
+    ("07.10", _front(lambda a, b: a[0] <= b[0] and a[1] <= b[1] and a[2] <= b[2]), "Of accuracy more is better"),
+    ("07.10", lambda s, t, a: [i in front_loops(s, t, a) for i in range(len(s))], "True and False"),
+    ("07.10", lambda s, t, a: [front_loops(s, t, a)], "Return a flat list"),
+    ("07.10", _front(_no_worse), "throw each other out"),
+    ("07.10", lambda s, t, a: list(range(len(s))), "beaten by nobody; you got"),
+    ("07.10", lambda s, t, a: [i for i in range(len(s)) if i != 0 or len(s) == 3], "larger, slower and worse"),
     (
-        "07.9",
+        "07.10",
         lambda s, t, a: front_loops(s, t, a)[:1] if len(s) == 3 else front_loops(s, t, a),
         "are the same, and better than 2",
     ),
@@ -723,11 +800,11 @@ WRONG += [
 
 WRONG += [
     (
-        "07.9",
+        "07.10",
         lambda s, t, a: np.where([i in front_loops(s, t, a) for i in range(len(s))]),
         "a tuple with one array",
     ),
-    ("07.9", lambda s, t, a: (i in front_loops(s, t, a) for i in range(len(s))), "True and False"),
+    ("07.10", lambda s, t, a: (i in front_loops(s, t, a) for i in range(len(s))), "True and False"),
 ]
 
 
@@ -773,3 +850,24 @@ def test_the_front_is_the_packages():
         candidates = [choice.Candidate(str(i), *row) for i, row in enumerate(rows)]
         expected = [int(candidate.name) for candidate in choice.pareto(candidates)]
         assert lesson_07_channels.front(*rows.T.tolist()) == expected
+
+
+def test_the_observer_is_the_packages():
+    generator = torch.Generator().manual_seed(2)
+    batches = [(1 + number) * torch.randn(4, 5, generator=generator) for number in range(15)]
+    for momentum in (0.1, 0.3, 0.9):
+        observer = observers.Observer("average", momentum=momentum)
+        for x in batches:
+            observer.observe(x)
+        found = lesson_07_observer.observe(iter(batches), momentum)
+        assert found == pytest.approx((observer.low.item(), observer.high.item()), rel=1e-5)
+
+
+def test_an_answer_may_not_call_the_packages_observer():
+    def answer(batches, momentum=0.1):
+        observer = observers.Observer("average", momentum)
+        for x in batches:
+            observer.observe(x)
+        return observer.low, observer.high
+
+    assert checking.examine(exercise.find("07.3"), answer).status == "refused"

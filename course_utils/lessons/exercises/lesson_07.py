@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from course_utils.lessons.exercises import lesson_07_channels, lesson_07_integers, lesson_07_layers
+from course_utils.lessons.exercises import (
+    lesson_07_channels,
+    lesson_07_integers,
+    lesson_07_layers,
+    lesson_07_observer,
+)
 
-EXERCISES = [*lesson_07_integers.EXERCISES, *lesson_07_layers.EXERCISES, *lesson_07_channels.EXERCISES]
+_ROOMS = (lesson_07_integers, lesson_07_observer, lesson_07_layers, lesson_07_channels)
+EXERCISES = sorted(
+    (exercise for room in _ROOMS for exercise in room.EXERCISES),
+    key=lambda exercise: int(exercise.id.partition(".")[2]),
+)

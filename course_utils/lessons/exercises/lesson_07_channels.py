@@ -1,4 +1,4 @@
-"""Exercises 07.6 to 07.9: which channels go and what goes with them, when, what it saves, and what to deploy."""
+"""Exercises 07.7 to 07.10: which channels go and what goes with them, when, what it saves, and what to deploy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from course_utils.lessons.exercise import Criterion, Exercise, Wrong, close, dia
 Answer = Callable[..., Any]
 
 
-# ---- 07.6 channels go ------------------------------------------------------------------------------------------------
+# ---- 07.7 channels go ------------------------------------------------------------------------------------------------
 
 
 def remove_channels(first: Tensor, bias: Tensor, second: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """The `keep` channels with the largest L1 norms stay, in their order; the next layer loses the inputs of the others.
 
-    first: `(channels, in, 3, 3)`, bias: `(channels,)`, second: `(out, channels, 3, 3)`. Built in lesson 07, exercise 07.6.
+    first: `(channels, in, 3, 3)`, bias: `(channels,)`, second: `(out, channels, 3, 3)`. Built in lesson 07, exercise 07.7.
     """
     norms = first.abs().flatten(1).sum(dim=1)
     kept = norms.topk(keep).indices.sort().values
@@ -168,7 +168,7 @@ def _same_answer(answer: Answer) -> None:
     )
 
 
-# ---- 07.7 when ---------------------------------------------------------------------------------------------------------
+# ---- 07.8 when ---------------------------------------------------------------------------------------------------------
 
 
 def _schedule(answer: Answer) -> None:
@@ -205,13 +205,13 @@ def _afterwards(answer: Answer) -> None:
     close(late, 0.8, "Behind the last step the share stays at the target.")
 
 
-# ---- 07.8 what it costs ----------------------------------------------------------------------------------------------
+# ---- 07.9 what it costs ----------------------------------------------------------------------------------------------
 
 
 def conv_macs(
     in_channels: int, out_channels: int, kernel: int, size: int, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> int:
-    """Multiplications of a convolution on a square image of `size` pixels. Built in lesson 07, exercise 07.8."""
+    """Multiplications of a convolution on a square image of `size` pixels. Built in lesson 07, exercise 07.9."""
     out = (size + 2 * padding - kernel) // stride + 1
     return out * out * out_channels * (in_channels // groups) * kernel * kernel
 
@@ -297,13 +297,13 @@ def _half(answer: Answer) -> None:
     close(whole / half, 4.0, "With half of the channels in and out a convolution takes a quarter of the MACs.")
 
 
-# ---- 07.9 what to deploy ---------------------------------------------------------------------------------------------
+# ---- 07.10 what to deploy ---------------------------------------------------------------------------------------------
 
 
 def front(sizes: Sequence[float], latencies: Sequence[float], accuracies: Sequence[float]) -> list[int]:
     """Positions of the candidates that no other one beats: nobody is at least as good in all three and better in one.
 
-    Built in lesson 07, exercise 07.9.
+    Built in lesson 07, exercise 07.10.
     """
     rows = list(zip(sizes, latencies, (-a for a in accuracies), strict=True))
 
@@ -376,7 +376,7 @@ def _twins(answer: Answer) -> None:
 
 EXERCISES = [
     Exercise(
-        id="07.6",
+        id="07.7",
         title="Four channels, two go",
         difficulty=3,
         minutes=15,
@@ -396,7 +396,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        id="07.7",
+        id="07.8",
         title="Much at first, little at the end",
         difficulty=2,
         minutes=8,
@@ -413,7 +413,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        id="07.8",
+        id="07.9",
         title="What a convolution costs",
         difficulty=2,
         minutes=10,
@@ -432,7 +432,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        id="07.9",
+        id="07.10",
         title="Nobody is better in everything",
         difficulty=3,
         minutes=12,

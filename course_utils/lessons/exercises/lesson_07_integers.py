@@ -1,4 +1,4 @@
-"""Exercises 07.1 to 07.3: numbers as integers, a scale and a zero point, and one scale for every channel."""
+"""Exercises 07.1 to 07.4: numbers as integers, a scale and a zero point, and one scale for every channel."""
 
 from __future__ import annotations
 
@@ -192,13 +192,13 @@ def _zero_exact(answer: Answer) -> None:
             )
 
 
-# ---- 07.3 one scale a channel ----------------------------------------------------------------------------------------
+# ---- 07.4 one scale a channel ----------------------------------------------------------------------------------------
 
 
 def quantize_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Integers -127 to 127 and one scale for every output channel, `(out, in, height, width)` -> the same, `(out,)`.
 
-    Built in lesson 07, exercise 07.3.
+    Built in lesson 07, exercise 07.4.
     """
     scale = weight.abs().flatten(1).amax(dim=1) / 127
     return (weight / scale.view(-1, 1, 1, 1)).round(), scale
@@ -329,7 +329,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        id="07.3",
+        id="07.4",
         title="One scale for every channel",
         difficulty=2,
         minutes=10,

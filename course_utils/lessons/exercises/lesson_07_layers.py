@@ -1,4 +1,4 @@
-"""Exercises 07.4 and 07.5: BatchNorm folded into a convolution, and rounding through which a gradient passes."""
+"""Exercises 07.5 and 07.6: BatchNorm folded into a convolution, and rounding through which a gradient passes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from course_utils.lessons.exercises.lesson_07_integers import pair
 Answer = Callable[..., Any]
 
 
-# ---- 07.4 fold -------------------------------------------------------------------------------------------------------
+# ---- 07.5 fold -------------------------------------------------------------------------------------------------------
 
 
 def fold(
     weight: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that also does the BatchNorm behind it. Built in lesson 07, exercise 07.4."""
+    """Weight and bias of a convolution that also does the BatchNorm behind it. Built in lesson 07, exercise 07.5."""
     factor = gamma / torch.sqrt(variance + eps)
     return weight * factor.view(-1, 1, 1, 1), beta - mean * factor
 
@@ -125,7 +125,7 @@ def _fold_network(answer: Answer) -> None:
     )
 
 
-# ---- 07.5 straight through -------------------------------------------------------------------------------------------
+# ---- 07.6 straight through -------------------------------------------------------------------------------------------
 
 
 class RoundStraight(torch.autograd.Function):
@@ -143,7 +143,7 @@ class RoundStraight(torch.autograd.Function):
 def fake_quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
     """There and back through the integers 0 to 255, with a gradient of 1 inside their range and 0 outside.
 
-    Built in lesson 07, exercise 07.5.
+    Built in lesson 07, exercise 07.6.
     """
     whole = RoundStraight.apply(x / scale) + zero_point
     return (whole.clamp(0, 255) - zero_point) * scale
@@ -239,7 +239,7 @@ def _fake_learns(answer: Answer) -> None:
 
 EXERCISES = [
     Exercise(
-        id="07.4",
+        id="07.5",
         title="BatchNorm disappears",
         difficulty=2,
         minutes=12,
@@ -258,7 +258,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        id="07.5",
+        id="07.6",
         title="A gradient through rounding",
         difficulty=4,
         minutes=15,

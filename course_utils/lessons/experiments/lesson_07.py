@@ -269,7 +269,7 @@ def run_macs(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
 
 
 def conv_layers(model: nn.Module, shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """What exercise 07.8 needs to know of every convolution, in order."""
+    """What exercise 07.9 needs to know of every convolution, in order."""
     found: list[dict[str, Any]] = []
     handles = []
 
