@@ -56,7 +56,7 @@ def dequantize(q: Tensor, scale: float, zero_point: int) -> Tensor:
 def channel_scales(weight: Tensor, bits: int = 8) -> Tensor:
     """One symmetric scale for every output channel, `(out, ...)` -> `(out,)`: its largest magnitude is the last integer.
 
-    Source: Krishnamoorthi 2018, section 2.1.3. Built in lesson 07, exercise 07.3.
+    Source: Krishnamoorthi 2018. Built in lesson 07, exercise 07.4.
     """
     largest = weight.detach().abs().flatten(1).amax(dim=1)
     return largest.clamp(min=1e-8) / levels(bits, signed=True)[1]

@@ -85,7 +85,7 @@ class Choice:
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that no other one beats: nobody is at least as small, as fast and as accurate, and better in one of the three.
 
-    Built in lesson 07, exercise 07.9.
+    Built in lesson 07, exercise 07.10.
     """
     return [one for one in candidates if not any(_dominates(other, one) for other in candidates)]
 

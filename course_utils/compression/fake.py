@@ -1,4 +1,4 @@
-"""Layers that compute as integers would, in floats that can learn. Built in lesson 07, exercise 07.5."""
+"""Layers that compute as integers would, in floats that can learn. Built in lesson 07, exercise 07.6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BatchNorm into the convolution in front of it: the same numbers, one layer less. Built in lesson 07, exercise 07.4."""
+"""BatchNorm into the convolution in front of it: the same numbers, one layer less. Built in lesson 07, exercise 07.5."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folded_weights(
         weight: `(out, in, height, width)`; bias: `(out,)` or None.
         mean, variance, gamma, beta: `(out,)` of the BatchNorm, in eval mode.
 
-    Source: Jacob et al. 2018, eq. 14. Built in lesson 07, exercise 07.4.
+    Source: Jacob et al. 2018, eq. 14. Built in lesson 07, exercise 07.5.
     """
     factor = gamma / torch.sqrt(variance + eps)
     shift = -mean if bias is None else bias - mean

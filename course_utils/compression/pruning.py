@@ -253,7 +253,7 @@ def channel_ratio(model: nn.Module, target_sparsity: float, image_shape: Sequenc
 def channel_norms(weight: Tensor, norm: str = "l2") -> Tensor:
     """Importance of every output channel, `(out, ...)` -> `(out,)`: the norm of all its weights.
 
-    Source: Li et al. 2017, section 3.1. Built in lesson 07, exercise 07.6.
+    Source: Li et al. 2017, section 3.1. Built in lesson 07, exercise 07.7.
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}")

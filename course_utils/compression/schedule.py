@@ -1,4 +1,4 @@
-"""How much to prune when: the cubic schedule. Built in lesson 07, exercise 07.7."""
+"""How much to prune when: the cubic schedule. Built in lesson 07, exercise 07.8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def cubic_sparsity(step: int, steps: int, target: float, start: float = 0.0) -> 
     Raises:
         ValueError: a share outside [0, 1), a target below the start, or no step.
 
-    Source: Zhu & Gupta 2017, "To prune, or not to prune", eq. 1. Built in lesson 07, exercise 07.7.
+    Source: Zhu & Gupta 2017, "To prune, or not to prune", eq. 1. Built in lesson 07, exercise 07.8.
     """
     if not 0 <= start <= target < 1:
         raise ValueError(f"start={start}, target={target}: both in [0, 1), and the target not below the start")
