@@ -45,7 +45,7 @@ def _picture(axes: Any, x: np.ndarray, title: str = "", size: float = 8) -> None
 def draw_graded(size: int = 64, scene: int = 2) -> Figure:
     """One scene, spoilt in five ways at four levels; the true quality stands above."""
     use_style()
-    figure = Figure(figsize=(3.8, 4.7), layout="constrained")
+    figure = Figure(figsize=(3.1, 3.9), layout="constrained")
     shown = (0, 1, 3, 5)  # of the levels; all six would make a large notebook
     grid = figure.subplots(len(lesson.DISTORTIONS), len(shown))
     for i, name in enumerate(lesson.DISTORTIONS):
@@ -95,7 +95,7 @@ def _look(label: str) -> dict[str, Any]:
 def draw_forgetting(results: Results) -> Figure:
     """SRCC on each part's test images, before training, after EVA's part and after AVA's; mean over seeds, seeds as dots."""
     use_style()
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(8, 3.3), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     last = results.accuracy("naive").shape[1] - 1
     for task, (axes, name) in enumerate(zip(panels, ("EVA's part (task 1)", "AVA's part (task 2)"), strict=True)):
@@ -160,7 +160,7 @@ def show_intervals(results: Results) -> None:
 def draw_curves(results: Results, labels: tuple[str, ...] = ("naive", "replay")) -> Figure:
     """What scorers say of graded pictures after each task, one panel a distortion, with the true quality."""
     use_style()
-    figure = Figure(figsize=(8.6, 2.2 * len(labels) + 0.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 1.9 * len(labels) + 0.4), layout="constrained")
     grid = figure.subplots(len(labels), len(lesson.DISTORTIONS), sharey=True, squeeze=False)
     for row, label in enumerate(labels):
         scores = results.mean(label, "graded")  # (tasks, distortions, levels)
@@ -279,7 +279,7 @@ def draw_bars(results: Results, key: Any, xlabel: str) -> Figure:
 
 def draw_categories(results: Results) -> Figure:
     """Mean SRCC over the categories seen so far, after each of the six; the seeds' range as a band."""
-    figure, axes = one_axes(8.4, 3.6)
+    figure, axes = one_axes(7, 3)
     for label in results.labels:
         runs = np.array([quality.mean_srcc(matrix) for matrix in results.accuracy(label)])
         x, look = np.arange(1, runs.shape[1] + 1), _look(label)
