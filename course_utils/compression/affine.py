@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-UNSIGNED, SIGNED = (0, 255), (-127, 127)  # -128 is left out of weights, so that they are symmetric around 0
-
 
 def levels(bits: int, signed: bool) -> tuple[int, int]:
-    """Smallest and largest integer: `0..2^bits - 1`, or symmetric around 0 for signed ones.
+    """Smallest and largest integer: `0..2^bits - 1`, or symmetric around 0 for signed ones (-128 is left out).
 
     Raises:
         ValueError: fewer than 2 bits or more than 8.
@@ -56,7 +54,7 @@ def dequantize(q: Tensor, scale: float, zero_point: int) -> Tensor:
 def channel_scales(weight: Tensor, bits: int = 8) -> Tensor:
     """One symmetric scale for every output channel, `(out, ...)` -> `(out,)`: its largest magnitude is the last integer.
 
-    Source: Krishnamoorthi 2018, section 2.1.3. Built in lesson 07, exercise 07.3.
+    Source: Krishnamoorthi 2018. Built in lesson 07, exercise 07.3.
     """
     largest = weight.detach().abs().flatten(1).amax(dim=1)
     return largest.clamp(min=1e-8) / levels(bits, signed=True)[1]
