@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from core_helpers import digits
 from helpers import ROOT
 from test_compression_integers import images, trained_cnn
 
-from course_utils import compression, models
+from course_utils import compression, lora, models
 from course_utils.compression import benchmark, report
 from course_utils.compression.auto import AutoOptimizer
 from course_utils.compression.choice import Candidate, Constraints, choose, pareto
@@ -104,10 +105,30 @@ def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
         compression.peak_memory(tmp_path / "missing.onnx", (1, 8, 8))
 
 
+def test_the_baseline_of_the_process_is_subtracted(monkeypatch, tmp_path):
+    path = compression.export_onnx(trained_cnn(), tmp_path / "small.onnx", (1, 8, 8))
+    assert compression.peak_memory(path, (1, 8, 8)) < 40_000_000  # with the libraries it would be more
+    monkeypatch.setattr(benchmark, "_in_new_process", lambda path, shape, batch_size: 170 if path else 100)
+    assert compression.peak_memory(path, (1, 8, 8)) == 70
+
+
+def test_the_accuracy_is_that_of_the_file(monkeypatch, trained):
+    """A file that answers otherwise than its network: what is deployed is what is scored."""
+    network, (_, test) = trained, loaders()
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.weight.neg_()
+    monkeypatch.setattr(benchmark, "export_onnx", lambda model, *rest, **options: compression.export_onnx(other, *rest))
+    expected = compression.accuracy(other, test)
+    assert expected < compression.accuracy(network, test) - 0.5
+    row = compression.benchmark_models({"a": network}, test, rounds=1, runs=1, memory=False)["a"]
+    assert row["accuracy"] == pytest.approx(expected)
+
+
 def test_what_cannot_be_measured_is_told():
     with pytest.raises(ValueError, match="0 models"):
         compression.benchmark_models({})
-    with pytest.raises(ValueError, match="device='cuda'"):
+    with pytest.raises(ValueError, match="device='cuda'.*Use device='cpu'"):
         compression.benchmark_models({"a": trained_cnn()}, device="cuda")
 
 
@@ -227,54 +248,85 @@ def test_auto_optimizer_goes_by_what_it_measures(trained, int8, expected):
     assert results["best"]["name"] == expected and "chosen on" not in results["explanation"]
 
 
-def scored(**accuracies):
-    """`pretend`, with an accuracy for every measurement in turn: first of validation images, then of test images."""
-    turn = iter(range(9))
+def invented(numbers):
+    """Measures nothing: name -> (milliseconds, accuracy), accuracies by the loader that is scored, first validation, then test."""
+    seen = []
 
     def measure(files, loader, **options):
-        number = next(turn)
-        rows = pretend(fp32=4.0, int8=1.0)(files, loader, **options)
-        for name, row in rows.items():
-            row["accuracy"] = accuracies[name.split()[0]][number]
+        seen.append(loader)
+        rows = {}
+        for name in files:
+            milliseconds, accuracies = numbers[name]
+            size = 1e6 if name == "fp32" else 2e5
+            row = {"size_bytes": size, "size_mb": size / 1e6, "latency_ms": milliseconds, "fps": 1000 / milliseconds}
+            rows[name] = row | {"accuracy": accuracies[len(seen) - 1]}
         return rows
 
-    return measure
+    return measure, seen
 
 
-def test_what_is_slower_or_worse_than_asked_says_so_in_every_entry(trained):
-    train, test = loaders(128)
-    optimizer = AutoOptimizer("speed", ratios=(0.5,), precisions=("int8",), epochs=0.3, max_accuracy_drop=0.02,
-                              measure=scored(fp32=[0.9, 0.9], int8=[0.2, 0.2]))  # fmt: skip
+def test_every_kind_says_what_is_wrong_with_it(trained):
+    train, test = loaders(64)
+    numbers = {"fp32": (1.0, [0.76]), "int8": (0.5, [0.75])}
+    numbers |= {"fp32 pruned 50%": (0.8, [0.70]), "int8 pruned 50%": (2.0, [0.10])}
+    measure, _ = invented(numbers)
+    optimizer = AutoOptimizer("size", ratios=(0.5,), precisions=("int8",), epochs=0.1, measure=measure)
     results = optimizer.optimize_model(trained, train, test)
-    assert results["best"]["satisfied"] and not results["best"]["warnings"]
-    for kind in ("quantized", "combined"):
-        assert not results[kind]["satisfied"]
-        assert "70.0 points of accuracy lost, at most 2 were allowed" in " ".join(results[kind]["warnings"])
-    alone = AutoOptimizer("speed", ratios=(), precisions=("fp32",), measure=pretend(fp32=1.0))
-    made = alone.optimize_model(trained, train, test)
-    assert made["quantized"]["name"] == "fp32" and "there is no quantized candidate" in made["quantized"]["warnings"][0]
-    slow = AutoOptimizer("speed", ratios=(), precisions=("int8",), epochs=0.3, measure=pretend(fp32=1.0, int8=3.0))
-    assert "slower than fp32" in " ".join(slow.optimize_model(trained, train, test)["quantized"]["warnings"])
+    assert results["best"]["name"] == "int8" and results["best"]["satisfied"] and results["best"]["warnings"] == ()
+    combined = results["combined"]
+    assert not combined["satisfied"] and combined["choice"].candidate.name == combined["name"] == "int8 pruned 50%"
+    assert combined["warnings"] == (
+        "66.0 points of accuracy lost, at most 2 were allowed",
+        "slower than fp32: 2 ms against 1",
+    )
+    assert not results["pruned"]["satisfied"] and "6.0 points of accuracy lost" in results["pruned"]["warnings"][0]
+    assert results["baseline"]["satisfied"] and results["baseline"]["warnings"] == ()
+    assert results["choice"] is results["best"]["choice"]
 
 
-def test_a_choice_on_validation_images_is_held_against_the_test_images(trained):
-    train, test = loaders(128)
-    optimizer = AutoOptimizer("speed", ratios=(), precisions=("int8",), epochs=0.3, max_accuracy_drop=0.02,
-                              measure=scored(fp32=[0.9, 0.9], int8=[0.9, 0.5]))  # fmt: skip
-    results = optimizer.optimize_model(trained, train, test, validation_loader=test)
-    assert results["best"]["name"] == "int8" and results["choice"].satisfied
-    assert not results["best"]["satisfied"] and results["best"]["metrics"]["accuracy"] == 0.5
-    assert "+0.0 points of accuracy" in results["explanation"]  # of validation images, which it says:
-    assert "so far are of validation images; on test images it has -40.0 points" in results["explanation"]
-    assert "Note, on test images: 40.0 points of accuracy lost" in results["explanation"]
+def test_the_choice_is_made_on_validation_images_and_checked_on_test_images(trained):
+    train, test = loaders(64)
+    validation = compression.Batches(test.x[:20], test.y[:20], 20, shuffle=False)
+    measure, seen = invented({"fp32": (1.0, [0.75, 0.76]), "int8": (0.5, [0.76, 0.10])})
+    optimizer = AutoOptimizer("speed", ratios=(), precisions=("int8",), epochs=0.1, measure=measure)
+    results = optimizer.optimize_model(trained, train, test, validation)
+    assert seen == [validation, test]
+    best = results["best"]
+    assert best["name"] == "int8"  # test images would have said fp32
+    assert best["metrics"]["accuracy"] == 0.10 and not best["satisfied"] and not results["choice"].satisfied
+    assert best["warnings"] == ("on the test images 66.0 points of accuracy lost, at most 2 were allowed",)
+    assert "-66.0 points of accuracy on the test images; note: on the test" in results["explanation"]
+    measure, _ = invented({"fp32": (1.0, [0.75, 0.76]), "int8": (0.5, [0.76, 0.75])})
+    optimizer = AutoOptimizer("speed", ratios=(), precisions=("int8",), epochs=0.1, measure=measure)
+    results = optimizer.optimize_model(trained, train, test, validation)
+    assert results["best"]["satisfied"] and "-1.0 points of accuracy on the test images" in results["explanation"]
 
 
-def test_the_choice_is_made_on_validation_images(trained):
-    """Validation and test images disagree about which candidate is the more accurate."""
-    train, test = loaders(128)
-    options = {"ratios": (), "precisions": ("int8",), "epochs": 0.3, "max_accuracy_drop": None}
-    optimizer = AutoOptimizer("accuracy", measure=scored(fp32=[0.6, 0.9], int8=[0.7, 0.5]), **options)
-    assert optimizer.optimize_model(trained, train, test, validation_loader=test)["best"]["name"] == "int8"
+def test_a_kind_that_was_not_made_is_the_baseline_and_says_so(trained):
+    train, test = loaders(64)
+    measure, _ = invented({"fp32": (1.0, [0.76])})
+    results = AutoOptimizer(ratios=(), precisions=("fp32",), measure=measure).optimize_model(trained, train, test)
+    for kind, label in (("quantized", "quantized"), ("pruned", "pruned"), ("combined", "both quantized and pruned")):
+        assert results[kind]["name"] == "fp32"
+        assert results[kind]["warnings"][0].startswith(f"nothing {label} was made with precisions=('fp32',), ratios=()")
+    assert results["baseline"]["warnings"] == results["best"]["warnings"] == ()
+
+
+def test_a_network_with_adapters_is_optimized_and_quantized_without_them():
+    train, test = loaders(64)
+    network = models.build("vit", digits(), num_outputs=10, patch_size=4, width=16, depth=2, num_heads=2).eval()
+    lora.inject(network, rank=2)
+    with torch.no_grad():
+        for layer in lora.model.adapted(network).values():
+            layer.lora_B["default"].normal_(0, 0.1)
+    x = images(4)
+    before = network(x)
+    optimizer = AutoOptimizer(ratios=(0.5,), epochs=0.5, measure=pretend(fp32=1.0, fp16=1.0, int8=1.0))
+    results = optimizer.optimize_model(network, train, test, image_shape=(1, 8, 8))
+    torch.testing.assert_close(results["baseline"]["model"](x), before, rtol=1e-4, atol=1e-5)
+    made = compression.quantize_model(network, train, qat_epochs=0, image_shape=(1, 8, 8))["quantized_model"]
+    assert compression.signal_to_noise(before, made(x)) > 15
+    assert lora.model.adapters(network) == ["default"] and torch.equal(network(x), before)
 
 
 def test_a_transformer_loses_blocks_too():
@@ -290,13 +342,18 @@ def test_a_transformer_loses_blocks_too():
         assert results["pruned"]["metrics"]["parameters"] < 0.6 * results["baseline"]["metrics"]["parameters"]
 
 
-def test_auto_optimizer_refuses_what_it_does_not_know():
+def test_auto_optimizer_refuses_what_it_does_not_know(monkeypatch):
     with pytest.raises(ValueError, match="choose a target of speed, size, accuracy, balanced"):
         AutoOptimizer("latency")
     with pytest.raises(ValueError, match="give shares in \\[0, 1\\), ascending"):
         AutoOptimizer(ratios=(0.5, 0.25))
-    with pytest.raises(ValueError, match="timed by ONNX Runtime"):
-        AutoOptimizer(device="cuda")
+    for there_is, said in ((False, True), (True, False)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there_is=there_is: there_is)
+        with pytest.raises(
+            ValueError, match="device='cuda': files are timed by ONNX Runtime.*Use device='cpu'"
+        ) as caught:
+            AutoOptimizer(device="cuda")
+        assert ("this machine has no CUDA GPU" in str(caught.value)) == said
 
 
 # ---- the report ----------------------------------------------------------------------------------------------------

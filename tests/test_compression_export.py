@@ -8,8 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from core_helpers import digits
 from test_compression_integers import images, trained_cnn
 from torch import nn
+from torchvision.models import mobilenet_v3_small
+from torchvision.models import resnet18 as torchvision_resnet18
 
 from course_utils import compression, models
 from course_utils.compression.tracing import BATCH, example, trace
@@ -85,8 +88,6 @@ def test_floats_come_out_as_in_pytorch(name, tmp_path):
 
 
 def test_torchvisions_mobilenet_is_exported(tmp_path):
-    from torchvision.models import mobilenet_v3_small
-
     torch.manual_seed(0)
     network, x = mobilenet_v3_small(num_classes=6).eval(), images(2, (3, 32, 32))
     run = compression.Deployed(compression.export_onnx(network, tmp_path / "m.onnx", (3, 32, 32)))
@@ -165,6 +166,72 @@ def test_the_transformer_runs_on_integers(tmp_path):
     answers, expected = compression.Deployed(path)(x), made(x).detach().numpy()
     assert np.abs(answers - expected).mean() < 0.02 * expected.std()
     assert compression.signal_to_noise(network(x), torch.as_tensor(answers)) > 15
+
+
+def test_symmetric_activations_have_zero_point_0_and_int8_everywhere(tmp_path):
+    """TensorRT knows no other zero point (NVIDIA/TensorRT#2774, #4698). It is not here: ONNX Runtime runs the file."""
+    data = digits()
+    train = compression.Batches(data.train.x, data.train.y, 64)
+    test = compression.Batches(data.test.x, data.test.y, 200, shuffle=False)
+    network = models.build("small_cnn", data, num_outputs=10, widths=(8, 16), num_features=32)
+    compression.finetune(network, train, epochs=3, lr=5e-3)
+    files, score = {}, {}
+    for name, symmetric in (("default", False), ("symmetric", True)):
+        path = tmp_path / f"{name}.onnx"
+        made = compression.quantize_model(
+            network, train, qat_epochs=0, path=path, symmetric=symmetric, keep_first=False
+        )
+        files[name], score[name] = path, compression.Deployed(path).accuracy(test)
+        x = images(40)
+        answers, expected = compression.Deployed(path)(x), made["quantized_model"](x).detach()
+        assert compression.signal_to_noise(expected, torch.as_tensor(answers)) > 25
+    assert score["symmetric"] > score["default"] - 0.02 and score["default"] > 0.8
+    assert compression.nodes_run(files["symmetric"])["QLinearConv"] == 2
+    kinds = {name: zero_points(path) for name, path in files.items()}
+    assert kinds["symmetric"] == {(onnx.TensorProto.INT8, True)}
+    assert (onnx.TensorProto.UINT8, False) in kinds["default"]
+
+
+def zero_points(path):
+    """(type, are they zero) of the zero points of all QuantizeLinear and DequantizeLinear."""
+    graph = onnx.load(path).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    pairs = [stored[node.input[2]] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) > 6
+    return {(tensor.data_type, not onnx.numpy_helper.to_array(tensor).any()) for tensor in pairs}
+
+
+def test_a_symmetric_relu_network_rounds_in_front_of_the_relu(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
+    )
+    x = images(32)
+    made = calibrated(network, x, keep_first=False, symmetric=True)
+    path = compression.export_onnx(made, tmp_path / "relu.onnx", (1, 8, 8))
+    assert compression.nodes_run(path)["QLinearConv"] == 2
+    np.testing.assert_allclose(compression.Deployed(path)(x), made(x).detach().numpy(), atol=0.02)
+    assert zero_points(path) == {(onnx.TensorProto.INT8, True)}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_torchvisions_networks_run_on_integers(name, tmp_path):
+    torch.manual_seed(0)
+    shape = (3, 32, 32)
+    network = (
+        mobilenet_v3_small(num_classes=6) if name == "mobilenet_v3_small" else torchvision_resnet18(num_classes=6)
+    ).eval()
+    x = images(24, shape)
+    made = calibrated(network, x)
+    path = compression.export_onnx(made, tmp_path / "q.onnx", shape)
+    floats = {"resnet18": 1, "mobilenet_v3_small": 2}[
+        name
+    ]  # the first; and features.1.block.0, read by a pooling and a product
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    nodes = compression.nodes_run(path)
+    assert nodes["QLinearConv"] == convolutions - floats and nodes["Conv"] + nodes["FusedConv"] == floats
+    answers = torch.as_tensor(compression.Deployed(path)(x))
+    assert compression.signal_to_noise(made(x).detach(), answers) > 20
 
 
 def test_sizes_of_files_are_those_of_their_integers(tmp_path):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from core_helpers import digits
 from test_compression_export import vit
 from test_compression_integers import images, trained_cnn
 from torch import nn
+from torchvision.models import mobilenet_v3_small
 
-from course_utils import compression, models
+from course_utils import compression, lora, models
 from course_utils.compression.blocks import block_influence, block_names, drop_blocks
 from course_utils.compression.heads import attentions, head_norms, keep_heads
 from course_utils.compression.pruning import ChannelPruner
@@ -65,19 +67,30 @@ def test_four_channels_as_by_hand():
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_the_smallest_norms_of_the_whole_group_go(norm):
-    network = models.build("mlp", digits(), num_outputs=10, hidden=(12,)).eval()
+    """A group is a convolution's channel and what reads it. One channel is made of few large weights, one of many small ones."""
     p = {"l1": 1, "l2": 2}[norm]
-    group = network.body[1].weight.norm(p=p, dim=1) ** p + network.head.weight.norm(p=p, dim=0) ** p
-    made = compression.prune_model(
-        network, 0.5, gradual=False, share_of="channels", image_shape=(1, 8, 8), norm=norm, ignored=[]
-    )
-    kept = group.topk(6).indices.sort().values
-    del made  # the only dense layer in front of the head
-    conv = trained_cnn()
-    made = compression.prune_model(conv, 0.5, gradual=False, share_of="channels", norm=norm, image_shape=(1, 8, 8))
-    widths = made["metrics"]["widths"]
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2)).eval()
+    kept = {}
+    with torch.no_grad():
+        for channel in range(4):  # a single large weight: much in the square, little in the sum
+            network[0].weight[channel] = 0
+            network[0].weight[channel, 0, 1, 1] = 1.0 + 0.1 * channel
+            network[1].weight[:, channel] = 0
+        for channel in range(4, 8):
+            network[0].weight[channel] = 0.2 + 0.01 * channel
+            network[1].weight[:, channel] = 0.01
+        weights = torch.cat([network[0].weight.flatten(1), network[1].weight.transpose(0, 1).flatten(1)], dim=1)
+        for order in (1, 2):
+            kept[order] = weights.abs().pow(order).sum(dim=1).topk(4).indices.sort().values
+    assert kept[1].tolist() != kept[2].tolist()  # else the test could not tell one norm from the other
+    options = {"gradual": False, "share_of": "channels", "image_shape": (1, 8, 8), "ignored": ["1"]}
+    made = compression.prune_model(network, 0.5, norm=norm, **options)["pruned_model"]
+    assert torch.equal(made[0].weight, network[0].weight[kept[p]])
+    widths = compression.prune_model(trained_cnn(), 0.5, gradual=False, share_of="channels", norm=norm)["metrics"][
+        "widths"
+    ]
     assert widths == {"body.1": 3, "body.5": 4, "dense.0": 6}
-    assert len(kept) == 6
 
 
 def test_prune_model_keeps_its_promises():
@@ -134,8 +147,6 @@ def test_wrong_options_are_named():
 
 
 def test_residual_networks_and_mobilenets_get_narrower(tmp_path):
-    from torchvision.models import mobilenet_v3_small
-
     resnet = models.build("resnet18", digits(), num_outputs=10)
     made = compression.prune_model(resnet, 0.5, share_of="channels", gradual=False, image_shape=(1, 8, 8))[
         "pruned_model"
@@ -175,6 +186,21 @@ def test_a_transformer_loses_heads_and_neurons_and_keeps_its_width():
     assert made.blocks[0].mlp.up.out_features == 64 and made.blocks[0].attention.num_heads == 2
     assert made.positions.shape == network.positions.shape and made.head.num_features == 32
     assert made(images(2, (1, 28, 28))).shape == (2, 10)
+
+
+def test_the_least_important_heads_go():
+    network = vit(width=32, num_heads=4)
+    with torch.no_grad():
+        for block in attentions(network).values():
+            for head, size in enumerate((0.1, 5.0, 0.2, 4.0)):
+                rows = slice(8 * head, 8 * head + 8)
+                for layer in (block.query, block.key, block.value):
+                    layer.weight[rows] *= size
+                block.out.weight[:, rows] *= size
+    made = compression.prune_model(network, 0.5, share_of="channels", gradual=False)["pruned_model"]
+    rows = torch.cat([torch.arange(8, 16), torch.arange(24, 32)])
+    for name, block in attentions(made).items():
+        assert torch.equal(block.value.weight, attentions(network)[name].value.weight[rows])
 
 
 def test_blocks_that_turn_nothing_go():
@@ -232,6 +258,56 @@ def test_a_pruned_network_is_saved_as_widths_and_weights(name, tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is not a saved pruned network"):
         compression.load_pruned(build(), tmp_path / "broken.pt")
+
+
+def _mobilenet():
+    torch.manual_seed(0)
+    return mobilenet_v3_small(num_classes=5).eval()
+
+
+def _grouped():
+    torch.manual_seed(0)
+    grouped = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+    return nn.Sequential(nn.Conv2d(3, 16, 3), grouped, nn.ReLU(), nn.Conv2d(16, 4, 3), nn.Flatten(), nn.LazyLinear(3))
+
+
+def _built(name):
+    if name == "resnet18":
+        return models.build("resnet18", SimpleNamespace(image_shape=(3, 32, 32)), num_outputs=5).eval()
+    network = _mobilenet() if name == "mobilenet_v3_small" else _grouped()
+    network(torch.zeros(1, 3, 32, 32))
+    return network
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "groups of four"])
+def test_networks_with_groups_are_reloaded_and_run_as_files(name, tmp_path):
+    shape, x = (3, 32, 32), images(3, (3, 32, 32))
+    network = _built(name)
+    made = compression.prune_model(network, 0.5, share_of="channels", gradual=False, image_shape=shape)["pruned_model"]
+    assert compression.parameters(made) < 0.5 * compression.parameters(network)
+    again = compression.load_pruned(network, compression.save_pruned(made, tmp_path / "small.pt")).eval()
+    assert torch.equal(again(x), made(x))
+    for layer, other in zip(again.modules(), made.modules(), strict=True):
+        if isinstance(layer, nn.Conv2d):
+            numbers = (layer.groups, layer.in_channels, layer.out_channels)
+            assert numbers == (other.groups, other.in_channels, other.out_channels)
+    run = compression.Deployed(compression.export_onnx(made, tmp_path / "small.onnx", shape))
+    np.testing.assert_allclose(run(x), made(x).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_with_adapters_is_pruned_without_them():
+    network, x = vit(), images(4, (1, 28, 28))
+    lora.inject(network, rank=2)
+    with torch.no_grad():
+        for layer in lora.model.adapted(network).values():
+            layer.lora_B["default"].normal_(0, 0.1)
+    before = network.eval()(x)
+    made = compression.prune_model(network, 0.0)["pruned_model"]
+    torch.testing.assert_close(made(x), before, rtol=1e-4, atol=1e-5)  # what the adapter had learned is in it
+    assert not lora.model.adapted(made) and all(p.requires_grad for p in made.parameters())
+    narrow = compression.prune_model(network, 0.5, share_of="channels", gradual=False)["pruned_model"]
+    assert narrow.blocks[0].mlp.up.out_features == 48
+    assert lora.model.adapters(network) == ["default"] and torch.equal(network(x), before)  # the caller's stays
 
 
 def test_a_state_dict_can_be_filled_up_and_cut_again():

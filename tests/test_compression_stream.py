@@ -7,8 +7,9 @@ import pytest
 import torch
 from core_helpers import digit_stream, interrupted, make_learner, same, weights
 from test_multimodal_fusion import network as fusion_network
+from test_multimodal_stream import DIGITS, WORDS, text_stream
 from test_multimodal_stream import network as clip_network
-from test_multimodal_stream import text_stream
+from torch import nn
 
 from course_utils import compression, lora, methods, models, multimodal, streams
 from course_utils.compression.deployment import ImageClassifier
@@ -149,6 +150,59 @@ def test_a_saved_run_resumes_to_the_same_bytes(position, step, tmp_path):
     assert np.array_equal(again.methods[1].accuracy, whole.methods[1].accuracy, equal_nan=True)
 
 
+def _with_adapters(compress_first):
+    adapters, compress = lora.LoRA(2, adapters="merged"), compression.Compress(0.5, **QUICK)
+    both = [compress, adapters] if compress_first else [adapters, compress]
+    return learner(digit_stream(), [methods.Replay(30), *both], steps=10), compress
+
+
+@pytest.mark.parametrize("compress_first", [True, False])
+@pytest.mark.parametrize(("position", "step"), [(1, 0), (1, 5), (2, 0), (2, 5)])
+def test_a_run_with_adapters_resumes_to_the_same_bytes_or_refuses_to_be_saved(compress_first, position, step, tmp_path):
+    stream = digit_stream()
+    first = _with_adapters(compress_first)[0]
+    if step and not compress_first:
+        with pytest.raises(ValueError, match="put Compress in front of LoRA in the list"):
+            interrupted(first, stream, tmp_path / "run.pt", 5, position, step)
+        return
+    whole, watched = _with_adapters(compress_first)
+    whole.fit(stream)
+    every = 5 if compress_first else None
+    interrupted(first, stream, tmp_path / "run.pt", every, position, step)
+    again, resumed = _with_adapters(compress_first)
+    again.resume(tmp_path / "run.pt")
+    again.fit(stream)
+    assert again.model.body[1].out_channels == 4
+    assert same(dict(again.model.named_parameters()), dict(whole.model.named_parameters()))
+    assert resumed.rows == watched.rows
+    assert np.array_equal(again.history.accuracy, whole.history.accuracy, equal_nan=True)
+
+
+def test_memory_is_measured_when_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        compression.stream, "peak_memory", lambda path, shape: asked.append((path.is_file(), shape)) or 3_000_000
+    )
+    stream = digit_stream().first(2)
+    compress = compression.Compress(0.5, track_memory=True, **QUICK)
+    learner(stream, [methods.Replay(30), compress]).fit(stream)
+    assert [row["memory_mb"] for row in compress.rows] == [3.0, 3.0] and asked == [(True, (1, 8, 8))] * 2
+    assert "memory_mb" not in _rows_without_memory(stream)[-1]
+
+
+def _rows_without_memory(stream):
+    compress = compression.Compress(0.5, **QUICK)
+    learner(stream, [methods.Replay(30), compress]).fit(stream)
+    return compress.rows
+
+
+def test_memory_of_a_deployed_file_is_that_of_a_process_of_its_own():
+    stream = digit_stream().first(1)
+    compress = compression.Compress(0.0, track_memory=True, **QUICK)
+    learner(stream, [compress]).fit(stream)
+    assert 0 < compress.rows[0]["memory_mb"] < 40  # the libraries alone take more
+
+
 def test_the_same_seed_gives_the_same_network():
     stream = digit_stream()
     found = []
@@ -201,6 +255,30 @@ def test_the_image_tower_of_a_pair_is_deployed(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(made(x), network.eval()(x), rtol=1e-4, atol=1e-4)
     assert compression.Deployed(compress.deployed)(x).shape == (6, stream.num_outputs)
+
+
+@pytest.mark.parametrize(("model", "gone"), [("small_cnn", 0.4), ("mlp", 0)])
+def test_a_row_says_how_much_of_a_tower_is_really_gone(model, gone, tmp_path):
+    """The last dense layer of a tower keeps its width, and the MLP's tower has no other: nothing can be cut there."""
+    stream = text_stream()
+    options = {"widths": (8,), "num_features": 4} if model == "small_cnn" else {"hidden": (16,)}
+    text = {"width": 16, "num_heads": 2, "depth": 1}
+    network = multimodal.build_clip(stream, DIGITS, WORDS, model, 0, dim=8, text=text, **options)
+    compress = compression.Compress(0.5, folder=tmp_path, **QUICK)
+    wanted = [methods.Replay(20), multimodal.Contrastive(), compress]
+    history = Learner(network, wanted, steps_per_task=6, batch_size=8, show_progress=False).fit(stream)
+    last = compress.rows[-1]
+    assert last["sparsity"] == 0.5
+    assert ("Compress: no layer could be made narrower" in " ".join(history.remarks)) == (gone == 0)
+    if gone == 0:
+        assert last["channels_gone"] == 0 and last["parameters"] == compress.rows[0]["parameters"]
+        return
+    widths = {name: len(m.weight) for name, m in network.image.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    assert widths == {"body.1": 4, "dense.0": 4}  # of 8 and 4
+    assert last["channels_gone"] == pytest.approx(4 / 12)
+    assert last["parameters"] < compress.rows[0]["parameters"]
+    nodes = compression.nodes_run(compress.deployed)
+    assert nodes["QGemm"] > 0
 
 
 def test_fusion_is_deployed_with_its_text_read(tmp_path):

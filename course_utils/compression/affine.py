@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-UNSIGNED, SIGNED = (0, 255), (-127, 127)  # -128 is left out of weights, so that they are symmetric around 0
-
 
 def levels(bits: int, signed: bool) -> tuple[int, int]:
-    """Smallest and largest integer: `0..2^bits - 1`, or symmetric around 0 for signed ones.
+    """Smallest and largest integer: `0..2^bits - 1`, or symmetric around 0 for signed ones (-128 is left out).
 
     Raises:
         ValueError: fewer than 2 bits or more than 8.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from course_utils.compression.benchmark import benchmark_models, profile_hardware, weight_bits
+from course_utils.compression.benchmark import benchmark_models, check_device, profile_hardware, weight_bits
 from course_utils.compression.blocks import block_names, drop_blocks
-from course_utils.compression.choice import TARGETS, Candidate, Constraints, choose, pareto, shortcomings
+from course_utils.compression.choice import TARGETS, Candidate, Choice, Constraints, checked_again, choose, pareto
+from course_utils.compression.deployment import without_adapters
 from course_utils.compression.export import export_onnx
 from course_utils.compression.inputs import image_shape_of, repeatable
 from course_utils.compression.preparation import calibrate, images_of, prepare
@@ -33,7 +35,7 @@ class AutoOptimizer:
 
     Args:
         target_metric: "speed", "size", "accuracy" or "balanced", see `choice.choose`.
-        device: "cpu". Files are run by ONNX Runtime.
+        device: "cpu", where ONNX Runtime runs the files. Anything else is refused, see `benchmark.check_device`.
         max_size_mb, max_latency_ms, min_accuracy: what the result must keep to; None asks for nothing.
         max_accuracy_drop: accuracy that may be lost against the baseline, a share; default 0.02.
         ratios: shares of the channels to prune, ascending. 0 is always among the candidates.
@@ -45,7 +47,7 @@ class AutoOptimizer:
         measure: replaces `benchmark_models`; for tests.
 
     Raises:
-        ValueError: an unknown target or precision, or ratios outside of [0, 1).
+        ValueError: an unknown target or precision, a device other than "cpu", or ratios outside of [0, 1).
 
     Built in lesson 07.
     """
@@ -78,8 +80,7 @@ class AutoOptimizer:
             )
         if list(ratios) != sorted(ratios) or not all(0 <= ratio < 1 for ratio in ratios):
             raise ValueError(f"ratios={tuple(ratios)}: give shares in [0, 1), ascending")
-        if device != "cpu":
-            raise ValueError(f"device={device!r}: candidates are timed by ONNX Runtime on the 'cpu'")
+        check_device(device)
         self.target_metric, self.device = target_metric, device
         self.constraints = Constraints(max_size_mb, max_latency_ms, min_accuracy, max_accuracy_drop)
         self.ratios = [ratio for ratio in ratios if ratio > 0]
@@ -100,7 +101,7 @@ class AutoOptimizer:
         """Make and measure all candidates, and choose.
 
         Args:
-            model: trained; it stays as it is, and is the teacher of all candidates.
+            model: trained; it stays as it is, and is the teacher of all candidates. Adapters are folded into a copy.
             train_loader: batches of (images, labels) to fine-tune on and to calibrate with.
             test_loader: what the result is scored on.
             validation_loader: what the choice looks at; without it the choice looks at the test images, and says so.
@@ -108,10 +109,12 @@ class AutoOptimizer:
 
         Returns:
             "baseline", "quantized", "pruned", "combined" (the best of each kind for the target; quantized and pruned both in
-            the last) and "best" (the choice among all), each with "model", "metrics", "name", "warnings" (what is broken, slower or
-            larger, by the accuracy on test images) and "satisfied" (whether it keeps to all constraints there); "choice", a `Choice`;
-            "explanation", in words; "candidates" and "pareto", lists of `Candidate`; "hardware".
+            the last) and "best" (the choice among all), each with "model", "metrics", "name", "choice" (a `Choice`), "satisfied"
+            and "warnings" (broken constraints, slower or larger than the baseline, nothing of this kind among the candidates).
+            With a validation_loader "metrics" has the accuracy on the test images, constraints are held against it again, and what
+            it breaks is among the warnings. "choice" and "explanation", in words, are those of "best"; "candidates" and "pareto", lists of `Candidate`; "hardware".
         """
+        model = without_adapters(model)
         shape = image_shape_of(model, image_shape)
         repeatable(train_loader), repeatable(test_loader, "test_loader")
         with tempfile.TemporaryDirectory() as temporary:
@@ -134,44 +137,45 @@ class AutoOptimizer:
         for name, (network, _) in made.items():
             metrics[name].update(parameters=parameters(network), macs=count_macs(network, shape))
             metrics[name]["path"] = None if folder is None else metrics[name].get("path")
-        choice = choose(candidates, self.target_metric, self.constraints)
-        tested = {
-            name: Candidate(name, one.size_mb, one.latency_ms, scored[name]["accuracy"]) for name, one in found.items()
-        }
-        first = candidates[0].name
 
-        def entry(name: str, missing: str = "") -> dict[str, Any]:
+        def chosen(names: Sequence[str]) -> Choice:
+            """The best of these for the target, against the baseline."""
+            made = choose(candidates, self.target_metric, self.constraints, among=names)
+            if validation_loader is None:
+                return made
+            first = replace(candidates[0], accuracy=scored[candidates[0].name]["accuracy"])
+            return checked_again(made, first, self.constraints, scored[made.candidate.name]["accuracy"])
+
+        def entry(choice: Choice, *warnings: str) -> dict[str, Any]:
+            name = choice.candidate.name
             network, half = made[name]
-            warnings = shortcomings(tested[name], tested[first], self.constraints)
             return {
-                "model": HalfModel(network) if half else network, "metrics": metrics[name], "name": name,
-                "satisfied": not self.constraints.broken(tested[name], tested[first]),
-                "warnings": ([f"there is no {missing} candidate; this is {name}"] if missing else []) + warnings,
-            }  # fmt: skip
+                "model": HalfModel(network) if half else network,
+                "metrics": metrics[name],
+                "name": name,
+                "choice": choice,
+                "satisfied": choice.satisfied,
+                "warnings": (*warnings, *choice.warnings),
+            }
 
-        def best_of(title: str, kind: Callable[[str], bool]) -> dict[str, Any]:
+        def best_of(label: str, kind: Callable[[str], bool]) -> dict[str, Any]:
             names = [name for name in found if kind(name)]
-            if not names:
-                return entry(first, missing=title)
-            few = [candidates[0], *(found[name] for name in names)]
-            return entry(choose(few, self.target_metric, self.constraints, among=names).candidate.name)
+            if names:
+                return entry(chosen(names))
+            asked = f"precisions={self.precisions}, ratios={tuple(self.ratios)}"
+            return entry(chosen([candidates[0].name]), f"nothing {label} was made with {asked}; this is the baseline")
 
-        best = entry(choice.candidate.name)
+        best = chosen(list(found))
         hardware = profile_hardware()
-        on = " It was chosen on the images that it is scored on."
-        if validation_loader is not None:
-            points = 100 * (tested[best["name"]].accuracy - tested[first].accuracy)
-            on = f" Accuracies so far are of validation images; on test images it has {points:+.1f} points."
-            if best["warnings"] and set(best["warnings"]) != set(choice.warnings):
-                on += f" Note, on test images: {'; '.join(best['warnings'])}."
+        on = "" if validation_loader is not None else " It was chosen on the images that it is scored on."
         return {
-            "baseline": entry(first),
+            "baseline": entry(chosen([candidates[0].name])),
             "quantized": best_of("quantized", lambda name: "fp32" not in name and "pruned" not in name),
             "pruned": best_of("pruned", lambda name: name.startswith("fp32") and "pruned" in name),
-            "combined": best_of("combined", lambda name: "fp32" not in name and "pruned" in name),
-            "best": best,
-            "choice": choice,
-            "explanation": f"{choice.explanation}{on}",
+            "combined": best_of("both quantized and pruned", lambda name: "fp32" not in name and "pruned" in name),
+            "best": entry(best),
+            "choice": best,
+            "explanation": f"{best.explanation}{on}",
             "candidates": candidates,
             "pareto": pareto(candidates),
             "hardware": hardware,

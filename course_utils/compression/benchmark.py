@@ -50,7 +50,7 @@ def benchmark_models(
     Args:
         models: label -> network (exported to ONNX here) or the path of an ONNX file. The first one is the baseline.
         test_loader: batches of (images, labels); without it there is no accuracy.
-        device: "cpu": ONNX Runtime on `threads` cores.
+        device: "cpu": ONNX Runtime on `threads` cores. Anything else is refused, see `check_device`.
         image_shape: (channels, height, width); default is the first usual size that the first network takes.
         batch_size: images at once.
         memory: also run every file in a process of its own, for its peak memory.
@@ -75,10 +75,7 @@ def benchmark_models(
         raise ValueError(
             f"{len(models)} models, rounds={rounds}, runs={runs}, batch_size={batch_size}: at least one each"
         )
-    if device != "cpu":
-        raise ValueError(
-            f"device={device!r}: files are timed on the 'cpu' here; on a GPU time `in_pytorch` with `interleaved`"
-        )
+    check_device(device)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder if folder is not None else temporary)
         shape = _shape(models, image_shape)
@@ -110,6 +107,26 @@ def benchmark_models(
             )
             row["machine"] = machine(threads)
     return compared(rows)
+
+
+def check_device(device: str) -> None:
+    """Refuse to measure on anything but a CPU, and say what to do instead.
+
+    A deployed file is what is measured here, and this course has never run its files on a GPU: there were none to try it on. A
+    PyTorch network can be timed on one, with `in_pytorch` and `interleaved`; that, too, was only ever run on a CPU.
+
+    Raises:
+        ValueError: a device other than "cpu".
+    """
+    if device == "cpu":
+        return
+    trouble = (
+        "" if torch.cuda.is_available() else ", and torch.cuda.is_available() is False: this machine has no CUDA GPU"
+    )
+    raise ValueError(
+        f"device={device!r}: files are timed by ONNX Runtime on the 'cpu' only{trouble}. Use device='cpu'; to time PyTorch on a GPU "
+        "use `interleaved({'fp32': in_pytorch(model, 'cuda'), 'fp16': in_pytorch(HalfModel(model), 'cuda')}, image_shape)`"
+    )
 
 
 def _shape(models: Mapping[str, nn.Module | str | Path], image_shape: Sequence[int] | None) -> tuple[int, ...]:

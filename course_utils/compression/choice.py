@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TARGETS = ("speed", "size", "accuracy", "balanced")
 
@@ -129,7 +129,7 @@ def choose(
         best = max(fitting, key=lambda c: _merit(c, baseline, target))
     else:
         best = min(possible, key=lambda c: (rules.excess(c, baseline), *(-m for m in _merit(c, baseline, target))))
-    warnings = shortcomings(best, baseline, rules)
+    warnings = _warnings(best, baseline, rules)
     reason = (
         f"{best.name} for {target}: {baseline.size_mb / best.size_mb:.1f} times smaller and "
         f"{baseline.latency_ms / best.latency_ms:.1f} times as fast as {baseline.name}, "
@@ -143,14 +143,34 @@ def choose(
     return Choice(best, reason, bool(fitting), tuple(warnings))
 
 
-def shortcomings(candidate: Candidate, baseline: Candidate, rules: Constraints) -> list[str]:
-    """What a user should know before deploying a candidate, in words: rules that it breaks, slower or larger than the baseline."""
+def _warnings(candidate: Candidate, baseline: Candidate, rules: Constraints) -> list[str]:
     found = rules.broken(candidate, baseline)
     if candidate.latency_ms > baseline.latency_ms:
         found.append(f"slower than {baseline.name}: {candidate.latency_ms:.3g} ms against {baseline.latency_ms:.3g}")
     if candidate.size_mb > baseline.size_mb:
         found.append(f"larger than {baseline.name}: {candidate.size_mb:.3g} MB against {baseline.size_mb:.3g}")
     return found
+
+
+def checked_again(choice: Choice, baseline: Candidate, rules: Constraints, accuracy: float, on: str = "test") -> Choice:
+    """A choice made on other images, held against the constraints on those that were kept back.
+
+    Args:
+        baseline: with its accuracy on the images kept back.
+        accuracy: of the chosen one on them, a share.
+        on: what these images are called.
+
+    Returns:
+        The same candidate, with what it breaks on these images among its warnings; then `satisfied` is False.
+    """
+    broken = rules.broken(replace(choice.candidate, accuracy=accuracy), baseline)
+    fresh = [f"on the {on} images {text}" for text in broken if text not in choice.warnings]
+    points = f"{100 * (accuracy - baseline.accuracy):+.1f} points of accuracy on the {on} images"
+    said = f"{choice.explanation} Checked again: {points}"
+    said += (
+        f"; note: {'; '.join(fresh)}." if fresh else ", and it keeps to what it kept to." if choice.satisfied else "."
+    )
+    return Choice(choice.candidate, said, choice.satisfied and not broken, (*choice.warnings, *fresh))
 
 
 def _merit(candidate: Candidate, baseline: Candidate, target: str) -> tuple[float, ...]:

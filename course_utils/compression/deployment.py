@@ -43,6 +43,18 @@ class Features(nn.Module):
         return self.network.features(x)
 
 
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The network itself, or, if it carries adapters, a copy with the one in use written into its weights.
+
+    Pruning and quantization replace layers, and an adapted layer is two. The copy is free to learn densely.
+    """
+    if not adapted(model):
+        return model
+    made = copy.deepcopy(model)
+    fold(made)
+    return made.requires_grad_(True)
+
+
 def deployable(model: nn.Module) -> nn.Module:
     """A copy that answers on its own: adapters are written into the weights, descriptions of classes are read."""
     made: nn.Module = copy.deepcopy(model).eval()

@@ -95,6 +95,7 @@ class Graph:
             layers and all that works on single tokens stay matrices from one to the next; a reshape is written only where
             somebody asks for the tensor itself.
         scales: name of a dequantized tensor -> its scales.
+        signed: names of dequantized activations that are int8.
         weights: id of a fake-quantized parameter -> the call that made it.
         repeated: id of a parameter that is repeated for every image -> the call.
     """
@@ -105,6 +106,7 @@ class Graph:
         self.names: dict[int, str] = {id(x): INPUT}
         self.rows: dict[int, str] = {}
         self.scales: dict[str, np.ndarray] = {}
+        self.signed: set[str] = set()
         self.weights: dict[int, Call] = {}
         self.repeated: dict[int, Call] = {}
         self.half = half
@@ -220,13 +222,15 @@ class Graph:
         pair = [self.store(scales), self.store(np.asarray(zero_point, dtype=types[low, high]))]
         out = self.node("DequantizeLinear", [self.node("QuantizeLinear", [name, *pair]), *pair])
         self.scales[out] = scales
+        if low < 0:
+            self.signed.add(out)
         return out
 
     def bias(self, bias: Tensor | None, x: str, weight: str) -> list[str]:
         """The name of a bias, or none. Between integers it has the product of the two scales and 32 bits."""
         if bias is None:
             return []
-        if x not in self.scales or weight not in self.scales:
+        if x not in self.scales or weight not in self.scales or x in self.signed:  # TensorRT dequantizes no 32 bits
             return [self.name_of(bias)]
         scales = (self.scales[x].astype(np.float64) * self.scales[weight]).astype(np.float32)
         whole = np.rint(bias.detach().cpu().double().numpy() / scales.astype(np.float64))

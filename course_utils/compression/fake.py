@@ -17,6 +17,7 @@ class FakeQuantize(nn.Module):
 
     A range without negative numbers (behind a ReLU) gets the zero point 0. Any other, such as that of a leaky ReLU, gets
     the zero point that its own negative side asks for: unsigned integers either way, which a CPU multiplies fastest.
+    With `symmetric` it is int8 with zero point 0 whatever the range; behind a ReLU half of these integers are never used.
 
     Attributes:
         state: "observe", look and change nothing (calibration); "learn", look and round (training: the range follows);
@@ -25,9 +26,9 @@ class FakeQuantize(nn.Module):
     Source: Jacob et al. 2018, section 3; the straight-through gradient is Bengio et al. 2013's.
     """
 
-    def __init__(self, bits: int = 8, observer: str = "average"):
+    def __init__(self, bits: int = 8, observer: str = "average", symmetric: bool = False):
         super().__init__()
-        self.bits, self.state = bits, "observe"
+        self.bits, self.state, self.symmetric = bits, "observe", symmetric
         self.observer = Observer(observer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +40,13 @@ class FakeQuantize(nn.Module):
         if self.state == "observe":
             return x
         scale, zero_point = self.parameters_of_range()
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, *levels(self.bits, signed=False))
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, *self._limits())
+
+    def _limits(self) -> tuple[int, int]:
+        # A file's int8 holds -128, too: a number below the range is cut off there.
+        return (
+            (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.symmetric else levels(self.bits, signed=False)
+        )
 
     def parameters_of_range(self) -> tuple[float, int]:
         """Scale and zero point of the range seen so far.
@@ -50,7 +57,10 @@ class FakeQuantize(nn.Module):
         if self.observer.batches == 0:
             raise RuntimeError("this layer has seen no data; call `calibrate` before you quantize")
         low, high = self.observer.low.item(), self.observer.high.item()
-        return scale_and_zero_point(low, high, *levels(self.bits, signed=False))
+        if self.symmetric:
+            largest = max(-low, high)
+            return (largest / levels(self.bits, signed=True)[1] if largest > 0 else 1.0), 0
+        return scale_and_zero_point(low, high, *self._limits())
 
 
 class QuantizedLayer(nn.Module):
@@ -65,14 +75,21 @@ class QuantizedLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, layer: nn.Module, bits: int = 8, observer: str = "average", output: bool = False):
+    def __init__(
+        self,
+        layer: nn.Module,
+        bits: int = 8,
+        observer: str = "average",
+        output: bool = False,
+        symmetric: bool = False,
+    ):
         super().__init__()
         bias = layer.bias
         self.weight = nn.Parameter(layer.weight.detach().clone())  # type: ignore[operator]
         self.bias = nn.Parameter(bias.detach().clone()) if isinstance(bias, Tensor) else None
         self.bits = bits
-        self.input = FakeQuantize(8, observer)
-        self.output = FakeQuantize(8, observer) if output else None
+        self.input = FakeQuantize(8, observer, symmetric)
+        self.output = FakeQuantize(8, observer, symmetric) if output else None
         self.quantizes_weights = False
 
     def rounded_weight(self) -> Tensor:
@@ -87,8 +104,15 @@ class QuantizedLayer(nn.Module):
 class QuantConv2d(QuantizedLayer):
     """A convolution on integers; `(batch, in, height, width)` -> `(batch, out, ...)`."""
 
-    def __init__(self, layer: nn.Conv2d, bits: int = 8, observer: str = "average", output: bool = True):
-        super().__init__(layer, bits, observer, output)
+    def __init__(
+        self,
+        layer: nn.Conv2d,
+        bits: int = 8,
+        observer: str = "average",
+        output: bool = True,
+        symmetric: bool = False,
+    ):
+        super().__init__(layer, bits, observer, output, symmetric)
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise ValueError(
                 f"padding={layer.padding!r}, {layer.padding_mode!r}: only zeros, given as numbers, are supported"

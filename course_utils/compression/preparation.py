@@ -25,6 +25,7 @@ def prepare(
     observer: str = "average",
     skip: Sequence[str] = (),
     keep_first: bool = True,
+    symmetric: bool = False,
 ) -> nn.Module:
     """A copy whose BatchNorm is folded and whose convolutions and dense layers are fake-quantized. Calibrate it next.
 
@@ -34,6 +35,10 @@ def prepare(
         skip: names of layers that stay floats.
         keep_first: let the first convolution stay one, too. It reads one or three channels: nine products a pixel are too
             few for integer kernels, which take seven times as long for it as float ones (lesson 07 measures it).
+
+        symmetric: activations become int8 with zero point 0, and biases stay floats in the file. This is for TensorRT, which
+            knows no other zero point; on a CPU it is slower and a little coarser than the default. Files made so were run by
+            ONNX Runtime only, never by TensorRT.
 
     Raises:
         ValueError: a name in `skip` that no layer has.
@@ -53,11 +58,13 @@ def prepare(
         parent, _, attribute = name.rpartition(".")
         replacement: nn.Module | None = None
         if isinstance(layer, nn.Conv2d):
-            replacement = QuantConv2d(layer, bits, observer, output=not _meets_relu(found, name))
+            # Signed numbers are cut off at -128, not at 0: a ReLU is no part of their rounding, so it gets rounded numbers.
+            rounds = symmetric or not _meets_relu(found, name)
+            replacement = QuantConv2d(layer, bits, observer, output=rounds, symmetric=symmetric)
         elif isinstance(layer, nn.Linear):
-            replacement = QuantLinear(layer, bits, observer)
+            replacement = QuantLinear(layer, bits, observer, symmetric=symmetric)
         elif isinstance(layer, ExpandableHead):
-            replacement = QuantHead(layer, bits, observer)
+            replacement = QuantHead(layer, bits, observer, symmetric=symmetric)
         if replacement is not None:
             setattr(made.get_submodule(parent), attribute, replacement.to(layer.weight.device))
     set_state(made, "observe")

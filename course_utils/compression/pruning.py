@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.compression.blocks import drop_blocks
+from course_utils.compression.deployment import without_adapters
 from course_utils.compression.fake import FakeQuantize
 from course_utils.compression.heads import PARTS, attentions, head_norms, keep_heads
 from course_utils.compression.inputs import image_shape_of
@@ -43,7 +44,7 @@ def prune_model(
     blocks: int = 0,
     images: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Prune a copy of a network.
+    """Prune a copy of a network. Adapters are written into the copy's weights first.
 
     Args:
         target_sparsity: share to remove, 0 to below 1. Every layer keeps one channel at least.
@@ -77,6 +78,7 @@ def prune_model(
         raise ValueError(f"target_sparsity={target_sparsity}, steps={steps}: a share in [0, 1) and at least one step")
     if any(isinstance(module, FakeQuantize) for module in model.modules()):
         raise ValueError("this network is fake-quantized already; prune first, then quantize what is left")
+    model = without_adapters(model)
     shape = image_shape_of(model, image_shape)
     made = copy.deepcopy(model)
     made.requires_grad_(True)
@@ -263,6 +265,11 @@ def channel_norms(weight: Tensor, norm: str = "l2") -> Tensor:
 def parameters(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def channels(model: nn.Module) -> int:
+    """Number of outputs of all convolutions and dense layers; a head's outputs are classes and do not count."""
+    return sum(len(layer.weight) for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear)))
 
 
 def _zero_smallest(model: nn.Module, target: float, steps: int, train_fn: Callable[[nn.Module], Any] | None) -> None:

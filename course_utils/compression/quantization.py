@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.compression.benchmark import weight_bits
+from course_utils.compression.deployment import without_adapters
 from course_utils.compression.export import export_onnx
 from course_utils.compression.fake import set_state
 from course_utils.compression.half import HalfModel
@@ -41,7 +42,8 @@ def quantize_model(
 
     "qint8": BatchNorm is folded, weights get 8 bits per channel, activations 8 bits; then `qat_epochs` of training in which
     everything is rounded (0 leaves it at post-training quantization). "float16" needs no data. It halves the file; on a GPU it is
-    fast, on a CPU it is a storage format: the file is turned back into 32 bits when it is loaded.
+    fast, on a CPU it is a storage format: the file is turned back into 32 bits when it is loaded. Adapters are written into the
+    copy's weights first.
 
     Args:
         train_loader: batches of (images, labels); its first `calibration_batches` give the ranges.
@@ -49,7 +51,7 @@ def quantize_model(
         teacher: whose answers to imitate; default is `model` itself.
         lr: of the fine-tuning.
         path: where to write the ONNX file; otherwise it is only weighed.
-        **options: of `prepare` (`bits`, `observer`, `skip`, `keep_first`).
+        **options: of `prepare` (`bits`, `observer`, `skip`, `keep_first`, `symmetric`).
 
     Returns:
         "quantized_model", in eval mode, fake-quantized ("qint8": the integers are in the file) or in 16 bits; "metrics":
@@ -69,6 +71,7 @@ def quantize_model(
         raise ValueError(f"qat_epochs={qat_epochs}: give 0 for none, or passes over train_loader")
     if train_loader is not None:
         train_loader = repeatable(train_loader)
+    model = without_adapters(model)
     shape = image_shape_of(model, image_shape)
     original = copy.deepcopy(model).to(device).eval()
     losses: list[float] = []

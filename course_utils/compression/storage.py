@@ -81,8 +81,9 @@ def _wider(shape: tuple[int, ...], own: tuple[int, ...]) -> bool:
 def _tell(module: nn.Module) -> None:
     """Let a layer's own numbers say what its tensors do."""
     if isinstance(module, nn.Conv2d):
-        if module.groups > 1 and module.weight.shape[1] == 1:
-            module.groups = len(module.weight)  # depthwise: every channel by itself
+        if module.groups == module.out_channels:  # depthwise: a group a channel, so groups go with the channels
+            module.groups = len(module.weight)
+        # Any other grouped convolution keeps its groups; each of them has lost the same number of channels.
         module.out_channels, module.in_channels = len(module.weight), module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape

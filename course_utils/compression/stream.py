@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ import torch
 from torch import nn
 
 from course_utils import metrics, seeding
-from course_utils.compression.benchmark import MEGABYTE, interleaved, timing, weight_bits
+from course_utils.compression.benchmark import MEGABYTE, interleaved, peak_memory, timing, weight_bits
 from course_utils.compression.deployment import deployable, prunable
 from course_utils.compression.export import export_onnx
 from course_utils.compression.preparation import calibrate, images_of, prepare
-from course_utils.compression.pruning import ChannelPruner, parameters
+from course_utils.compression.pruning import ChannelPruner, channels, parameters
 from course_utils.compression.runtime import Deployed
 from course_utils.compression.schedule import cubic_sparsity
 from course_utils.compression.storage import keep_full_shape, resize, shapes_of
 from course_utils.compression.training import finetune_in_stream
-from course_utils.lora.model import adapted, remove
+from course_utils.lora.model import adapted, fold, remove
 from course_utils.methods import Method, PackNet, Quadratic
 from course_utils.streams import Samples
 
@@ -50,17 +51,22 @@ class Compress(Method):
         lr: of both.
         calibration: samples that give the ranges.
         track_efficiency: time every deployed file, too.
+        track_memory: also run it in a process of its own, for its peak memory: about a second a task.
         evaluate: the split that deployed files are scored on.
         folder: keep the files here: `task_1.onnx`, ...
         batch_size: of the fine-tuning, half of it from the memory.
 
     Put it last in the list, behind `Replay` (or another method with a `buffer`), whose memory it uses: without one it only knows the
-    last task, and says so in a remark. With `LoRA` use adapters="merged"; such a run resumes between tasks. It works with the
-    networks of lesson 05, too: of a `CLIP` the image tower is deployed, of a `Fusion` all but the reader of its fixed text.
+    last task, and says so in a remark. With `LoRA` use adapters="merged". A run with `LoRA` behind it resumes anywhere. With `LoRA` in
+    front of it the run resumes between tasks only, and a save within a task is refused: a saved run is loaded in the order of the
+    list, and narrow adapters do not fit a network that is cut only afterwards. It works with the networks of lesson 05, too: of a `CLIP` the image tower is deployed, of a `Fusion` all but the reader of its fixed text.
 
     Attributes:
-        rows: one dictionary a task: `task`, `kind`, `size_mb`, `parameters`, `sparsity`, `accuracy` (mean over tasks seen, of the
-            very file), `forgetting`, `size_ratio`, and with `track_efficiency` `latency_ms`, `latency_p95_ms`, `fps`, `speedup`. The
+        rows: one dictionary a task: `task`, `kind`, `size_mb`, `parameters`, `sparsity` (share of the channels that was asked
+            for), `channels_gone` (share that is gone of the outputs of all convolutions and dense layers, those among them that have
+            to keep their width, such as the one in front of a pair's projection; 0 means that nothing was cut), `accuracy` (mean over tasks seen, of the
+            very file), `forgetting`, `size_ratio`, and with `track_efficiency` `latency_ms`, `latency_p95_ms`, `fps`, `speedup`,
+            and with `track_memory` `memory_mb` (peak, above a process without a network). The
             two ratios are against the network after the first task, before any cut, in floats.
         accuracy: `(tasks, tasks)`, of the deployed files; NaN where nothing was measured.
         deployed: path of the last file, if `folder` is given.
@@ -94,6 +100,7 @@ class Compress(Method):
         lr: float = 1e-3,
         calibration: int = 512,
         track_efficiency: bool = True,
+        track_memory: bool = False,
         evaluate: str = "test",
         folder: str | Path | None = None,
         batch_size: int = 64,
@@ -113,7 +120,7 @@ class Compress(Method):
         self.enable_quantization, self.quantization_dtype = enable_quantization, quantization_dtype
         self.prune_per_task, self.quantize, self.finetune_steps = prune_per_task, quantize, finetune_steps
         self.qat_steps, self.lr, self.calibration, self.batch_size = qat_steps, float(lr), calibration, batch_size
-        self.track_efficiency, self.evaluate = track_efficiency, evaluate
+        self.track_efficiency, self.track_memory, self.evaluate = track_efficiency, track_memory, evaluate
         self.folder = None if folder is None else Path(folder)
         self._start(0)
 
@@ -133,6 +140,7 @@ class Compress(Method):
         if task.index == 0:
             self._check(learner)
             self._start(len(learner.stream))
+            self.behind_adapters = self._behind_adapters(learner)
 
     def after_task(self, learner, task, data):
         last = task.index == len(learner.stream) - 1
@@ -164,6 +172,11 @@ class Compress(Method):
                     f"Compress with LoRA(adapters={method.adapters!r}): adapters have the widths of the layers that are cut; "
                     "use adapters='merged', or enable_pruning=False"
                 )
+
+    def _behind_adapters(self, learner) -> bool:
+        """Whether a method that gives the network adapters stands in front of this one, and so is loaded first."""
+        in_front = takewhile(lambda method: method is not self, learner.methods)
+        return self in learner.methods and any(hasattr(method, "adapters") for method in in_front)
 
     def _memory(self, learner, data: Samples, index: int) -> Samples:
         """Samples of all tasks so far, as far as somebody stored them; otherwise the task's own."""
@@ -197,7 +210,7 @@ class Compress(Method):
         if learner.model is not self.pruned:
             self.gone, self.pruned = 0.0, learner.model  # the first task, or a method that starts afresh
         if adapted(learner.model):
-            remove(learner.model)  # written into the weights already; the next task gets new ones
+            self._fold(learner)
         if wanted <= self.gone:
             return
         learns = {name: p.requires_grad for name, p in learner.model.named_parameters()}
@@ -222,6 +235,20 @@ class Compress(Method):
             parameter.requires_grad_(learns[name])
             parameter.grad = None
 
+    def _fold(self, learner) -> None:
+        """Adapters into the weights, for good: the next task gets new ones.
+
+        What is saved now has to fit the network as it was built, which learns densely and has an optimizer to match.
+        The next task makes its own optimizer in any case.
+        """
+        fold(learner.model)
+        as_built = {name: p.requires_grad for name, p in learner.initial_model.named_parameters()}
+        for name, parameter in learner.model.named_parameters():
+            parameter.requires_grad_(as_built[name])
+        learner.optimizer = learner.make_optimizer(
+            [p for p in learner.model.parameters() if p.requires_grad], lr=learner.lr
+        )
+
     # ------------------------------------------------------------------ deployed
 
     def _deploy(self, learner, task, data: Samples, memory: Samples, path: Path, integers: bool) -> None:
@@ -243,6 +270,8 @@ class Compress(Method):
                 finetune_in_stream(learner, network, data, memory, teacher=teacher, rounded=True, **options)
         export_onnx(network, path, shape, half=integers and self.quantization_dtype == "float16")
         self._size = {"parameters": parameters(network), "size_mb": path.stat().st_size / MEGABYTE}
+        left = channels(prunable(learner.model)) / channels(prunable(learner.initial_model))
+        self._size["channels_gone"] = 1 - left
 
     def _whole(self, learner) -> bytes:
         with tempfile.TemporaryDirectory() as temporary:
@@ -259,6 +288,10 @@ class Compress(Method):
             self.accuracy[task.index, past.index] = learner.objective.score(out, samples.y)
         matrix = self.accuracy[: task.index + 1, : task.index + 1]
         row = {"task": task.index + 1, "kind": kind, **self._size, "sparsity": self.gone}
+        if self.gone and row["channels_gone"] == 0 and task.index == len(learner.stream) - 1:
+            self._remark(
+                learner, "Compress: no layer could be made narrower, all that there are have to keep their width"
+            )
         row["accuracy"] = float(matrix[-1].mean())
         row["forgetting"] = float(metrics.forgetting(matrix)) if task.index > 0 else 0.0
         row["size_ratio"] = len(self.whole) / path.stat().st_size
@@ -268,6 +301,8 @@ class Compress(Method):
                 times = interleaved({"whole": Deployed(whole), "": run}, learner.stream.image_shape)
             row.update(timing(times[""]))
             row["speedup"] = timing(times["whole"])["latency_ms"] / row["latency_ms"]
+        if self.track_memory:
+            row["memory_mb"] = peak_memory(path, learner.stream.image_shape) / MEGABYTE
         self.rows.append(row)
 
     def get_efficiency_summary(self) -> dict[str, Any]:
@@ -289,16 +324,31 @@ class Compress(Method):
     # ------------------------------------------------------------------ saving
 
     def state_dict(self):
-        shapes = {} if self.pruned is None else {name: list(s) for name, s in shapes_of(self.pruned).items()}
         return {
             "gone": self.gone,
             "whole": torch.tensor(list(self.whole), dtype=torch.uint8),
-            "shapes": shapes,
+            "shapes": self._shapes(),
             "rows": [dict(row) for row in self.rows],
             "accuracy": self.accuracy.tolist(),
         }
 
+    def _shapes(self) -> dict[str, list[int]]:
+        """Name -> shape of the narrow network, of its base while it carries adapters: those are LoRA's to save."""
+        if self.pruned is None:
+            return {}
+        network = self.pruned
+        if adapted(network):
+            if self.gone > 0 and self.behind_adapters:
+                raise ValueError(
+                    "Compress behind LoRA cannot save a run within a task: narrow adapters would be loaded before the network is "
+                    "cut; put Compress in front of LoRA in the list of methods, or save between tasks only (checkpoint_every=None)"
+                )
+            network = copy.deepcopy(network)
+            remove(network)
+        return {name: list(shape) for name, shape in shapes_of(network).items()}
+
     def load_state_dict(self, learner, state):
+        self.behind_adapters = self._behind_adapters(learner)
         self._start(len(learner.stream))
         self.rows, self.gone = [dict(row) for row in state["rows"]], state["gone"]
         self.whole = bytes(state["whole"].tolist())
