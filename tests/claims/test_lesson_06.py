@@ -193,6 +193,10 @@ def test_claim_f_new_contents_are_hardly_forgotten(full):
     assert categories.values("naive", "forgetting").max() < 0.08 and stream.values("naive", "forgetting").min() > 0.38
     first = categories.accuracy("naive")[:, :, 0]
     assert (first[:, -1] - first[:, 0]).min() > 0.19
+    fourth = {
+        label: [quality.mean_srcc(matrix)[3] for matrix in categories.accuracy(label)] for label in ("naive", "replay")
+    }
+    assert max(fourth["naive"]) < 0.78 and min(fourth["replay"]) > 0.84
     mean = {label: categories.mean(label, "mean_srcc") for label in categories.labels}
     assert min(mean, key=mean.get) == "PackNet (task told)" and max(mean, key=mean.get) == "joint"
     assert 0.015 < mean["replay"] - mean["naive"] < 0.035 and abs(mean["L2"] - mean["naive"]) < 0.01

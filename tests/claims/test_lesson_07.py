@@ -106,6 +106,17 @@ def test_claim_f_a_transformer_loses_blocks_and_gains_little_from_integers_alone
     assert vit(small, "accuracy") > vit("half of the blocks, half as wide", "accuracy") + 0.005
 
 
+def test_claim_a_thirty_per_cent_and_sixteen_bits(full):
+    def measured(name, key):
+        return full["half"].values("the small CNN", lambda record: record["rows"][name][key])
+
+    both = "30% pruned, fp16"
+    assert len(measured(both, "size_ratio")) == 3 and measured(both, "size_ratio").min() > 4
+    assert (100 * (measured("fp32", "accuracy") - measured(both, "accuracy"))).max() < 0.85
+    assert measured(both, "speedup").min() > 1.2 and measured(both, "speedup").max() < 1.4
+    assert measured("fp16", "speedup").max() < 1.1
+
+
 def test_claim_g_small_in_a_stream_forgets_no_more_than_the_same_steps_without_cuts(full):
     stream = full["stream"]
     acc = {label: stream.values(label, "acc") for label in stream.labels}
