@@ -223,9 +223,9 @@ def read_photograph(content: bytes, size: int) -> tuple[np.ndarray, tuple[int, i
         image.load()
     except Exception as error:
         raise ValueError("truncated") from error
-    image = ImageOps.exif_transpose(image)  # a phone that was held upright says so beside the pixels
-    fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(fitted).transpose(2, 0, 1), image.size
+    upright = ImageOps.exif_transpose(image)  # a phone that was held upright says so beside the pixels
+    fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(fitted).transpose(2, 0, 1), upright.size
 
 
 def read_photographs(

@@ -81,7 +81,7 @@ def _who_stays(answer: Answer) -> None:
             "All four channels are still there: setting them to zero makes nothing smaller. Index the channels that stay."
         )
     kept = _positions_kept(actual, first)
-    named = {
+    named: dict[tuple[int, ...], str] = {
         (0, 2): "You keep the *smallest* channels.",
         (
             2,
@@ -109,7 +109,7 @@ def _which_norm(answer: Answer) -> None:
     found, _, _ = _removed(answer, 4, _six_channels)
     actual = to_array(found)
     kept = _positions_kept(actual, first)
-    named = {
+    named: dict[tuple[int, ...], str] = {
         (
             1,
             2,
@@ -338,7 +338,7 @@ def _front(answer: Answer) -> None:
     # 0: the original. 1: smaller, as fast, as good. 2: small, fast, worse. 3: beaten by 2. 4: fastest. 5: in the middle of all.
     sizes, latencies, accuracies = [8, 2, 1, 1.5, 3, 1.8], [4, 4, 2, 3, 1, 3.5], [92, 92, 90, 89, 88, 91]
     found = _positions(answer, sizes, latencies, [a / 100 for a in accuracies])
-    named = {
+    named: dict[tuple[int, ...], str] = {
         (
             0,
             1,
