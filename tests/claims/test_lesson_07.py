@@ -28,7 +28,7 @@ def front(full):
 
 @pytest.fixture
 def vit(full):
-    return lambda name, key: full["vit"].values("the ViT", lambda record: record["rows"][name][key])[0]
+    return lambda name, key: full["vit"].values("the ViT", lambda record: record["rows"][name][key])
 
 
 def points(front, name, key="accuracy"):
@@ -99,11 +99,12 @@ def test_claim_e_what_is_chosen_depends_on_what_is_wanted(full):
 
 def test_claim_f_a_transformer_loses_blocks_and_gains_little_from_integers_alone(vit, front):
     small = "half of the blocks, half as wide, int8 trained"
-    assert 0.87 < vit("fp32", "accuracy") < 0.89
-    assert vit("int8", "speedup") < 1.6 < 2 < front("int8", "speedup").min()
-    assert vit(small, "size_ratio") > 11 and vit(small, "speedup") > 3.5
-    assert -2 < 100 * (vit(small, "accuracy") - vit("fp32", "accuracy")) < -0.5
-    assert vit(small, "accuracy") > vit("half of the blocks, half as wide", "accuracy") + 0.005
+    assert len(vit("fp32", "accuracy")) == 3 and np.allclose(vit("fp32", "accuracy"), 0.881, atol=0.001)
+    assert np.allclose(vit("int8", "speedup"), 1.4, atol=0.05) and front("int8", "speedup").min() > 2
+    assert vit(small, "size_ratio").min() > 11.5 and vit(small, "speedup").min() > 3.6
+    lost = -points(vit, small)
+    assert lost.min() > 0.9 and lost.max() < 1.2
+    assert (vit(small, "accuracy") - vit("half of the blocks, half as wide", "accuracy")).min() > 0.006
 
 
 def test_claim_a_thirty_per_cent_and_sixteen_bits(full):
