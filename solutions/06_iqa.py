@@ -247,7 +247,7 @@ hint("06.5")
 # %% [markdown]
 # Now the comparison, on EVA's part alone: the same network and the same steps. **mse**; **mse+rank** adds a tenth of the ranking loss; **plcc** is the correlation, with a tenth of the MSE for the level;
 # **fidelity** compares every pair's probability of being preferred, with the real spread of the votes; **emd** predicts histograms. "MSE alone is not enough", say
-# many papers. Which of the five has the lowest SRCC? (The quick preset trains with the first two, and the figure shows the recorded run of all.)
+# many papers. Which of the five has the lowest SRCC? (The quick preset trains with the first two for a few steps; the figure shows the recorded run of all.)
 
 # %% tags=["widget"]
 lowest = widgets.predict("Which loss has the lowest SRCC?", options=["mse", "mse+rank", "plcc", "fidelity", "emd"])
