@@ -34,7 +34,11 @@ course = start("07_compression", preset=PRESET)
 # %%
 import torch
 
-from course_utils.lessons.experiments import lesson_07 as lesson, lesson_07_figures as figures, lesson_07_sketches as sketches
+from course_utils.lessons.experiments import (
+    lesson_07 as lesson,
+    lesson_07_figures as figures,
+    lesson_07_sketches as sketches,
+)
 
 # %% [markdown]
 # ## 1 · Measure first
