@@ -1,4 +1,4 @@
-"""Affine quantization: real numbers as 8-bit integers, a scale and a zero point. Built in lesson 07, exercises 07.1 to 07.3."""
+"""Affine quantization: real numbers as 8-bit integers, a scale and a zero point. Built in lesson 07, exercises 07.1, 07.2 and 07.4."""
 
 from __future__ import annotations
 

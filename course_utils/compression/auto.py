@@ -17,10 +17,11 @@ from course_utils.compression.blocks import block_names, drop_blocks
 from course_utils.compression.choice import TARGETS, Candidate, Choice, Constraints, checked_again, choose, pareto
 from course_utils.compression.deployment import without_adapters
 from course_utils.compression.export import export_onnx
+from course_utils.compression.half import HalfModel
 from course_utils.compression.inputs import image_shape_of, repeatable
 from course_utils.compression.preparation import calibrate, images_of, prepare
 from course_utils.compression.pruning import ChannelPruner, parameters
-from course_utils.compression.quantization import HalfModel, train_rounded
+from course_utils.compression.quantization import train_rounded
 from course_utils.compression.tracing import count_macs
 from course_utils.compression.training import finetune
 
@@ -112,11 +113,13 @@ class AutoOptimizer:
             the last) and "best" (the choice among all), each with "model", "metrics", "name", "choice" (a `Choice`), "satisfied"
             and "warnings" (broken constraints, slower or larger than the baseline, nothing of this kind among the candidates).
             With a validation_loader "metrics" has the accuracy on the test images, constraints are held against it again, and what
-            it breaks is among the warnings. "choice" and "explanation", in words, are those of "best"; "candidates" and "pareto", lists of `Candidate`; "hardware".
+            it breaks is among the warnings. "choice" and "explanation", in words, are those of "best"; "candidates" and
+            "pareto", lists of `Candidate`; "hardware".
         """
         model = without_adapters(model)
         shape = image_shape_of(model, image_shape)
-        repeatable(train_loader), repeatable(test_loader, "test_loader")
+        for loader, title in ((train_loader, "train_loader"), (test_loader, "test_loader")):
+            repeatable(loader, title)
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(folder if folder is not None else temporary)
             made = self._candidates(model, train_loader, shape)

@@ -1,4 +1,4 @@
-"""What range does an activation have? Observers look at data and answer. Built in lesson 07."""
+"""What range does an activation have? Observers look at data and answer. Built in lesson 07, exercise 07.3."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from course_utils.compression.blocks import drop_blocks
 from course_utils.compression.deployment import without_adapters
-from course_utils.compression.fake import FakeQuantize
 from course_utils.compression.heads import PARTS, attentions, head_norms, keep_heads
 from course_utils.compression.inputs import image_shape_of
+from course_utils.compression.preparation import quantized_layers
 from course_utils.compression.schedule import cubic_sparsity
 from course_utils.compression.storage import channels_last
 from course_utils.compression.tracing import count_macs
@@ -76,7 +76,7 @@ def prune_model(
         )
     if not 0 <= target_sparsity < 1 or steps < 1:
         raise ValueError(f"target_sparsity={target_sparsity}, steps={steps}: a share in [0, 1) and at least one step")
-    if any(isinstance(module, FakeQuantize) for module in model.modules()):
+    if quantized_layers(model):
         raise ValueError("this network is fake-quantized already; prune first, then quantize what is left")
     model = without_adapters(model)
     shape = image_shape_of(model, image_shape)

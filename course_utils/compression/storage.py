@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.compression.blocks import block_names
-from course_utils.compression.fake import FakeQuantize
 from course_utils.compression.heads import attentions
+from course_utils.compression.preparation import quantized_layers
 
 Widths = Mapping[str, tuple[int, ...]]
 
@@ -99,7 +99,7 @@ def save_pruned(model: nn.Module, path: str | Path) -> Path:
     Raises:
         ValueError: it is fake-quantized; integers are kept as ONNX files.
     """
-    if any(isinstance(module, FakeQuantize) for module in model.modules()):
+    if quantized_layers(model):
         raise ValueError(
             "this network is fake-quantized; write its integers with `export_onnx`, or save it before `prepare`"
         )

@@ -56,18 +56,19 @@ class Compress(Method):
         folder: keep the files here: `task_1.onnx`, ...
         batch_size: of the fine-tuning, half of it from the memory.
 
-    Put it last in the list, behind `Replay` (or another method with a `buffer`), whose memory it uses: without one it only knows the
-    last task, and says so in a remark. With `LoRA` use adapters="merged". A run with `LoRA` behind it resumes anywhere. With `LoRA` in
-    front of it the run resumes between tasks only, and a save within a task is refused: a saved run is loaded in the order of the
-    list, and narrow adapters do not fit a network that is cut only afterwards. It works with the networks of lesson 05, too: of a `CLIP` the image tower is deployed, of a `Fusion` all but the reader of its fixed text.
+    Put it behind `Replay` (or another method with a `buffer`), whose memory it uses: without one it only knows the last task,
+    and says so in a remark. With `LoRA` use adapters="merged". A run with `LoRA` behind it resumes anywhere. With `LoRA` in
+    front of it the run resumes between tasks only, and a save within a task is refused: a saved run is loaded in the order of
+    the list, and narrow adapters do not fit a network that is cut only afterwards. It works with the networks of lesson 05,
+    too: of a `CLIP` the image tower is deployed, of a `Fusion` all but the reader of its fixed text.
 
     Attributes:
         rows: one dictionary a task: `task`, `kind`, `size_mb`, `parameters`, `sparsity` (share of the channels that was asked
-            for), `channels_gone` (share that is gone of the outputs of all convolutions and dense layers, those among them that have
-            to keep their width, such as the one in front of a pair's projection; 0 means that nothing was cut), `accuracy` (mean over tasks seen, of the
-            very file), `forgetting`, `size_ratio`, and with `track_efficiency` `latency_ms`, `latency_p95_ms`, `fps`, `speedup`,
-            and with `track_memory` `memory_mb` (peak, above a process without a network). The
-            two ratios are against the network after the first task, before any cut, in floats.
+            for), `channels_gone` (share that is gone of the outputs of all convolutions and dense layers, also of those that
+            have to keep their width, such as the one in front of a pair's projection; 0 means that nothing was cut),
+            `accuracy` (mean over tasks seen, of the very file), `forgetting`, `size_ratio`; with `track_efficiency`
+            `latency_ms`, `latency_p95_ms`, `fps`, `speedup`; with `track_memory` `memory_mb` (peak, above a process without a
+            network). The two ratios are against the network after the first task, before any cut, in floats.
         accuracy: `(tasks, tasks)`, of the deployed files; NaN where nothing was measured.
         deployed: path of the last file, if `folder` is given.
 
@@ -130,9 +131,8 @@ class Compress(Method):
         self.deployed: Path | None = None
         self.gone = 0.0  # share of the channels that was removed so far
         self.pruned: nn.Module | None = None  # the network that it was removed from
-        self.whole = (
-            b""  # the file of the network after the first task, before any cut, in floats: what is compared with
-        )
+        # The file of the network after the first task, before any cut, in floats: what sizes and times are compared with.
+        self.whole = b""
 
     # ------------------------------------------------------------------ the hooks
 
@@ -326,7 +326,7 @@ class Compress(Method):
     def state_dict(self):
         return {
             "gone": self.gone,
-            "whole": torch.tensor(list(self.whole), dtype=torch.uint8),
+            "whole": torch.from_numpy(np.frombuffer(self.whole, dtype=np.uint8).copy()),
             "shapes": self._shapes(),
             "rows": [dict(row) for row in self.rows],
             "accuracy": self.accuracy.tolist(),
@@ -351,7 +351,7 @@ class Compress(Method):
         self.behind_adapters = self._behind_adapters(learner)
         self._start(len(learner.stream))
         self.rows, self.gone = [dict(row) for row in state["rows"]], state["gone"]
-        self.whole = bytes(state["whole"].tolist())
+        self.whole = state["whole"].numpy().tobytes()
         self.accuracy = np.array(state["accuracy"], dtype=float).reshape(self.accuracy.shape)
         if state["gone"] > 0:
             resize(learner.model, {name: tuple(shape) for name, shape in state["shapes"].items()})

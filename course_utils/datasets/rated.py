@@ -161,7 +161,7 @@ def cached_dataset(
     """The three splits of a collection at `image_size`, decoded once and then read from the cache."""
     watched = [labels, images, *sorted(images.glob("*.zip*"))] if images.is_dir() else [labels, images]
     watched += [Path(value) for value in options.values() if value is not None]
-    key = f"{name}-v1-{image_size}-{cache.fingerprint(watched)}"
+    key = f"{name}-v2-{image_size}-{cache.fingerprint(watched)}"
     arrays = cache.cached_arrays(
         key, lambda: as_arrays(kind(images, labels, image_size=image_size, by_split=True, **options).to_dataset())
     )

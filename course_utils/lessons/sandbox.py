@@ -34,15 +34,15 @@ def watched(
             if event == "call" and id(frame.f_code) in forbidden:
                 called.append(frame.f_code.co_name)
 
-        before = {name: _content(value) for name, value in _named(function, args, kwargs).items()}
+        given = _named(function, args, kwargs)
+        before = {name: _content(value) for name, value in given.items()}
         previous = sys.getprofile()
         sys.setprofile(look)
         try:
             return function(*args, **kwargs)
         finally:
             sys.setprofile(previous)
-            after = _named(function, args, kwargs)
-            changed.extend(name for name, content in before.items() if content != _content(after[name]))
+            changed.extend(name for name, value in given.items() if before[name] != _content(value))
 
     return call
 

@@ -342,8 +342,8 @@ def _cost(preset: str) -> dict[str, dict[str, Any]]:
 
 _CODE = modules(
     "learner", "streams", "objectives", "models.head", "methods.joint", "methods.buffers", "methods.ewc", "methods.l2",
-    "methods.packnet", "quality.losses", "quality.metrics", "quality.models", "quality.objective", "quality.streams",
-    "quality.training", "quality.transforms", "datasets.standins.photos",
+    "methods.packnet", "quality.losses", "quality.metrics", "quality.models", "quality.objective", "quality.sharing",
+    "quality.streams", "quality.training", "quality.transforms", "datasets.standins.photos",
 )  # fmt: skip
 
 EXPERIMENTS = {
