@@ -503,7 +503,7 @@ print(*(found[i].name for i in kept), sep="\n")
 figures.show_versions(front)
 
 # %% [markdown]
-# Your own front may change from run to run: 1.58 and 1.60 times as fast are the same number, measured twice. Two sliders over the recorded networks: share of channels that is gone, and numbers.
+# Your own front may change from run to run: two ratios that differ in the last digit shown are one number, measured twice. Two sliders over the recorded networks: share of channels that is gone, and numbers.
 
 # %% tags=["widget"]
 versions = course.recorded("front") or front

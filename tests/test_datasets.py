@@ -740,3 +740,25 @@ def test_real_fashion_mnist():
     assert (len(data.train), len(data.validation), len(data.test)) == (55_000, 5_000, 10_000)
     assert np.array_equal(np.bincount(data.validation.y), np.full(10, 500))
     assert data.train.x.mean() == pytest.approx(255 * 0.286, abs=0.5)  # the mean that every tutorial quotes
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_folder_that_another_process_finished_at_the_last_moment_is_taken(tmp_path, monkeypatch, complete):
+    """Between the look at the target and the renaming, the other one may have put its own folder there."""
+    target = tmp_path / "data"
+    replace = cache.os.replace
+
+    def late(source, destination):
+        target.mkdir()
+        (target / (cache.MARKER if complete else "half")).write_text("theirs")
+        replace(source, destination)  # onto a folder that is not empty
+
+    monkeypatch.setattr(cache.os, "replace", late)
+    if complete:
+        with cache.new_folder(target) as folder:
+            (folder / "mine").write_text("mine")
+        assert (target / cache.MARKER).read_text() == "theirs"
+    else:
+        with pytest.raises(OSError), cache.new_folder(target):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

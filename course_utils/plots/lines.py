@@ -109,12 +109,8 @@ def bars(
         axes.barh(row, points.mean(), height=0.65, color=style["color"], alpha=0.7)
         axes.plot(points, np.full(len(points), row), "o", color="black", markeredgecolor="white", markersize=4.5)
         place = (max(points.max(), 0), row)
-        behind = {
-            "facecolor": "white",
-            "edgecolor": "none",
-            "alpha": 0.8,
-            "pad": 0.5,
-        }  # the ceiling's line may pass there
+        # White behind the number: the ceiling's line may pass there.
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
         axes.annotate(f"{points.mean():.1f}", place, (6, 0), textcoords="offset points", va="center", bbox=behind)
         if label in (floor, ceiling):
             axes.axvline(points.mean(), color=style["color"], linestyle=style["linestyle"], linewidth=1.2)

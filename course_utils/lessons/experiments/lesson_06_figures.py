@@ -14,12 +14,12 @@ from course_utils import quality
 from course_utils.lessons import display
 from course_utils.lessons.experiments import lesson_06 as lesson
 from course_utils.lessons.results import Results, mean_and_spread
-from course_utils.plots.style import GREY, PALETTE, one_axes, use_style
+from course_utils.plots.style import GREY, PALETTE, by_label, one_axes, use_style
 
 STANDIN = "drawn photographs, a stand-in"
 SHADES = 12  # of each colour in a shown picture: noise in full depth would make the notebooks twice as large
-METHODS = ("L2", "EWC", "PackNet (task told)", "replay")
-ENDS = {"naive": (GREY, ":", "floor"), "joint": ("black", "--", "ceiling")}
+# Of all methods, so that each looks the same where the quick preset has only some of them.
+LOOKS = by_label(["naive", "L2", "EWC", "PackNet (task told)", "replay", "joint"], floor="naive", ceiling="joint")
 SEEN = ((0, 0), (1, 0), (1, 1))  # task 1 after it, task 1 after task 2, task 2
 WISHES = ("liked most after task 1", "liked most after task 2", "rose most", "fell most")
 
@@ -83,15 +83,6 @@ def draw_sphere(results: Results, score: np.ndarray) -> Figure:
     return figure
 
 
-def _look(label: str) -> dict[str, Any]:
-    """Colour, line and name of a method, the same in every figure."""
-    if label in ENDS:
-        colour, line, end = ENDS[label]
-        return {"color": colour, "linestyle": line, "marker": "o", "label": f"{label} ({end})"}
-    place = METHODS.index(label)
-    return {"color": PALETTE[place], "linestyle": "-", "marker": "s^Dv"[place], "label": label}
-
-
 def draw_forgetting(results: Results) -> Figure:
     """SRCC on each part's test images, before training, after EVA's part and after AVA's; mean over seeds, seeds as dots."""
     use_style()
@@ -100,7 +91,7 @@ def draw_forgetting(results: Results) -> Figure:
     last = results.accuracy("naive").shape[1] - 1
     for task, (axes, name) in enumerate(zip(panels, ("EVA's part (task 1)", "AVA's part (task 2)"), strict=True)):
         for place, label in enumerate(results.labels):
-            runs, look = results.accuracy(label)[:, :, task], _look(label)
+            runs, look = results.accuracy(label)[:, :, task], LOOKS[label]
             x = np.arange(1, last + 2) + 0.03 * (place - 2.5)
             axes.plot(x, runs.mean(axis=0), **look)
             axes.plot(np.repeat(x[None], len(runs), axis=0).ravel(), runs.ravel(), ".", color=look["color"], alpha=0.5)
@@ -282,7 +273,7 @@ def draw_categories(results: Results) -> Figure:
     figure, axes = one_axes(7, 3)
     for label in results.labels:
         runs = np.array([quality.mean_srcc(matrix) for matrix in results.accuracy(label)])
-        x, look = np.arange(1, runs.shape[1] + 1), _look(label)
+        x, look = np.arange(1, runs.shape[1] + 1), LOOKS[label]
         axes.plot(x, runs.mean(axis=0), **look)
         axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=look["color"], alpha=0.12, linewidth=0)
     axes.set(xlabel="categories learned", ylabel="mean SRCC, categories seen", title=_title(results))
