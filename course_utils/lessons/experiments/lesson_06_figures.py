@@ -203,11 +203,11 @@ def draw_picks(results: Results, data: Any, wish: str, method: str, count: int =
     change = rankdata(now) - rankdata(then)
     by = dict(zip(WISHES, (then, now, change, -change), strict=True))[wish]
     use_style()
-    figure = Figure(figsize=(5.4, 2.1), layout="constrained")
+    figure = Figure(figsize=(5.4, 2.2), layout="constrained")
     for axes, index in zip(figure.subplots(1, count), np.argsort(-by)[:count], strict=True):
         text = f"true {data.test.truth[index]:.2f}\ntask 1: {then[index]:.2f}\ntask 2: {now[index]:.2f}"
         _picture(axes, data.test.x[index], text)
-    figure.suptitle(f"{method}, {wish}: {_title(results)}", fontsize=9)
+    figure.suptitle(f"{method}, {wish}\n{_title(results)}", fontsize=8)
     return figure
 
 
