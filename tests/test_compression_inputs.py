@@ -80,6 +80,7 @@ def test_a_half_network_can_be_exported_and_measured(tmp_path):
     rows = compression.benchmark_models({"fp32": network, "fp16": half}, memory=False, rounds=1, runs=1)
     assert rows["fp16"]["size_ratio"] > 1.2 and rows["fp16"]["macs"] == rows["fp32"]["macs"]
     assert next(half.parameters()).dtype == torch.float16  # the caller's network stays as it is
+    assert half(torch.rand(2, *SHAPE)).dtype == torch.float32  # takes and gives 32 bits
 
 
 @pytest.mark.parametrize(
