@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from core_helpers import digits
-from test_compression_integers import images, trained_cnn
+from test_compression_integers import images, trained_cnn, trained_on_digits
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 from torchvision.models import resnet18 as torchvision_resnet18
@@ -170,11 +169,7 @@ def test_the_transformer_runs_on_integers(tmp_path):
 
 def test_symmetric_activations_have_zero_point_0_and_int8_everywhere(tmp_path):
     """TensorRT knows no other zero point (NVIDIA/TensorRT#2774, #4698). It is not here: ONNX Runtime runs the file."""
-    data = digits()
-    train = compression.Batches(data.train.x, data.train.y, 64)
-    test = compression.Batches(data.test.x, data.test.y, 200, shuffle=False)
-    network = models.build("small_cnn", data, num_outputs=10, widths=(8, 16), num_features=32)
-    compression.finetune(network, train, epochs=3, lr=5e-3)
+    network, train, test = trained_on_digits(epochs=3)
     files, score = {}, {}
     for name, symmetric in (("default", False), ("symmetric", True)):
         path = tmp_path / f"{name}.onnx"

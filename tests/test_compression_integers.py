@@ -261,12 +261,18 @@ def test_the_integers_are_what_the_layers_round_to():
         torch.testing.assert_close(whole * scale.view(shape), layer.rounded_weight(), rtol=1e-5, atol=1e-6)
 
 
-def test_quantize_model_keeps_its_promises(tmp_path):
+def trained_on_digits(epochs):
+    """A small CNN after so many passes over the digits, with the loaders of its training and its test images."""
     data = digits()
-    loader = compression.Batches(data.train.x, data.train.y, 64)
+    train = compression.Batches(data.train.x, data.train.y, 64)
     test = compression.Batches(data.test.x, data.test.y, 256, shuffle=False)
     network = models.build("small_cnn", data, num_outputs=10, widths=(8, 16), num_features=32)
-    compression.finetune(network, loader, epochs=2, lr=5e-3)
+    compression.finetune(network, train, epochs=epochs, lr=5e-3)
+    return network, train, test
+
+
+def test_quantize_model_keeps_its_promises(tmp_path):
+    network, loader, test = trained_on_digits(epochs=2)
     result = compression.quantize_model(
         network, loader, dtype="qint8", qat_epochs=0.5, device="cpu", path=tmp_path / "q.onnx"
     )
