@@ -7,17 +7,20 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from core_helpers import digits
 from helpers import ROOT
 from test_compression_integers import images, trained_cnn
+from torch import nn
 
 from course_utils import compression, lora, models
 from course_utils.compression import benchmark, report
 from course_utils.compression.auto import AutoOptimizer
 from course_utils.compression.choice import Candidate, Constraints, choose, pareto
+from course_utils.compression.profiling import Node
 from course_utils.plots import png
 
 
@@ -200,6 +203,29 @@ def trained():
     network = models.build("small_cnn", digits(), num_outputs=10, widths=(8, 16), num_features=32)
     compression.finetune(network, train, epochs=4, lr=5e-3)
     return network
+
+
+def test_time_of_every_node(tmp_path):
+    """The nodes are those that run, and the work sums to the call."""
+    network = models.SmallCNN((1, 16, 16), widths=(96, 96)).eval()
+    path = compression.export_onnx(nn.Sequential(network.body), tmp_path / "wide.onnx", (1, 16, 16))
+    nodes, call = compression.node_times(path, (1, 16, 16), runs=40)
+    assert Counter(node.kind for node in nodes) == compression.nodes_run(path)
+    work = compression.work_of(nodes, call)
+    assert tuple(work) == compression.KINDS_OF_WORK and min(work.values()) >= 0
+    assert work["multiplying"] > 0 and sum(work.values()) >= call * (1 - 1e-9)
+    with pytest.raises(ValueError, match="runs=0"):
+        compression.node_times(path, (1, 16, 16), runs=0)
+
+
+def test_kinds_of_work_by_hand():
+    nodes = [
+        Node("Conv", "Conv_1", 50.0), Node("QLinearConv", "Conv_2", 20.0), Node("Conv", "BatchNormalization_3_bn_nchwc", 3.0),
+        Node("MaxPool", "m", 4.0), Node("QuantizeLinear", "q", 2.0), Node("ReorderOutput", "r", 1.0),
+    ]  # fmt: skip
+    names = compression.KINDS_OF_WORK
+    assert compression.work_of(nodes, 100.0) == dict(zip(names, (70.0, 7.0, 3.0, 20.0), strict=True))
+    assert compression.work_of(nodes, 10.0)["the call"] == 0.0
 
 
 def pretend(**milliseconds):
@@ -404,6 +430,8 @@ def test_tasks_and_front_are_drawn():
     assert lines == {
         "size of the file (MB)": 2, "latency (ms)": 0, "accuracy on all tasks seen (%)": 2, "forgetting (points)": 2
     }  # fmt: skip
+    faster = compression.plot_efficiency_over_tasks([{**row, "speedup": 2.0} for row in history])
+    assert "times as fast as uncut" in {axes.get_ylabel() for axes in faster.axes if axes.lines}
     with pytest.raises(ValueError, match="history is empty"):
         compression.plot_efficiency_over_tasks([])
     front = compression.plot_front([BASE, INT8, HALF], chosen="int8")

@@ -16,8 +16,8 @@ from torchvision.models import mobilenet_v3_small
 
 from course_utils import compression, lora, models
 from course_utils.compression.blocks import block_influence, block_names, drop_blocks
+from course_utils.compression.channel_pruner import ChannelPruner
 from course_utils.compression.heads import attentions, head_norms, keep_heads
-from course_utils.compression.pruning import ChannelPruner
 
 
 def test_the_cubic_schedule():
@@ -41,6 +41,58 @@ def test_norms_by_hand():
     assert compression.channel_norms(weight, "l2").tolist() == [5, 1]
     with pytest.raises(ValueError, match="norm='max' is unknown"):
         compression.channel_norms(weight, "max")
+
+
+class Bypass(nn.Module):
+    """`first` gives four channels that go around `inner`, and `last` reads the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.inner, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        return self.last(torch.relu(x + self.inner(x)))
+
+
+def test_what_shares_a_channel():
+    network = Bypass()
+    before = copy.deepcopy(network.state_dict())
+    found = compression.shared_channels(network, "first", 2, (1, 8, 8))
+    assert {(part.layer, part.side, part.places) for part in found} == {
+        ("first", "outputs", (2,)), ("norm", "channels", (2,)), ("inner", "inputs", (2,)), ("inner", "outputs", (2,)),
+        ("last", "inputs", (2,)),
+    }  # fmt: skip
+    assert found[0].layer == "first" and network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    chained = trained_cnn()
+    last = [name for name, layer in chained.named_modules() if isinstance(layer, nn.Conv2d)][-1]
+    parts = compression.shared_channels(chained, last, 1, (1, 8, 8))
+    dense = next(part for part in parts if part.layer == "dense.0")
+    pixels = chained.dense[0].in_features // chained.get_submodule(last).out_channels
+    assert dense.side == "inputs" and dense.places == tuple(range(pixels, 2 * pixels))
+    assert compression.shared_channels(chained, "dense.0", 0, (1, 8, 8))[-1].layer == "head"
+
+
+@pytest.mark.parametrize(("layer", "channel", "text"), [("norm", 0, "no convolution"), ("first", 4, "has 4, counted")])
+def test_channels_that_are_not_there(layer, channel, text):
+    with pytest.raises(ValueError, match=text):
+        compression.shared_channels(Bypass(), layer, channel, (1, 8, 8))
+
+
+def test_chance_is_a_control_that_the_seed_decides():
+    network = trained_cnn()
+    widths, kept = [], []
+    for norm, seed in (("l2", 0), ("random", 0), ("random", 0), ("random", 1)):
+        made = copy.deepcopy(network)
+        ChannelPruner(made, 0.5, (1, 8, 8), norm=norm, seed=seed).step()
+        widths.append([len(layer.weight) for layer in made.modules() if isinstance(layer, nn.Conv2d)])
+        kept.append(torch.cat([layer.weight.flatten() for layer in made.modules() if isinstance(layer, nn.Conv2d)][:1]))
+    assert widths[0] == widths[1] == widths[2] == widths[3]
+    assert torch.equal(kept[1], kept[2]) and not torch.equal(kept[1], kept[3]) and not torch.equal(kept[0], kept[1])
+    with pytest.raises(ValueError, match="or 'random'"):
+        ChannelPruner(copy.deepcopy(network), 0.5, (1, 8, 8), norm="chance")
 
 
 def test_four_channels_as_by_hand():

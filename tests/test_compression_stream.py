@@ -12,7 +12,7 @@ from test_multimodal_stream import network as clip_network
 from torch import nn
 
 from course_utils import compression, lora, methods, models, multimodal, streams
-from course_utils.compression import stream as compression_stream
+from course_utils.compression import watching
 from course_utils.compression.deployment import ImageClassifier
 from course_utils.learner import Learner
 
@@ -181,9 +181,7 @@ def test_a_run_with_adapters_resumes_to_the_same_bytes_or_refuses_to_be_saved(co
 
 def test_memory_is_measured_when_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        compression_stream, "peak_memory", lambda path, shape: asked.append((path.is_file(), shape)) or 3_000_000
-    )
+    monkeypatch.setattr(watching, "peak_memory", lambda path, shape: asked.append((path.is_file(), shape)) or 3_000_000)
     stream = digit_stream().first(2)
     compress = compression.Compress(0.5, track_memory=True, **QUICK)
     learner(stream, [methods.Replay(30), compress]).fit(stream)

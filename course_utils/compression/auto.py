@@ -14,13 +14,14 @@ from torch import nn
 
 from course_utils.compression.benchmark import benchmark_models, check_device, profile_hardware, weight_bits
 from course_utils.compression.blocks import block_names, drop_blocks
+from course_utils.compression.channel_pruner import ChannelPruner
 from course_utils.compression.choice import TARGETS, Candidate, Choice, Constraints, checked_again, choose, pareto
 from course_utils.compression.deployment import without_adapters
 from course_utils.compression.export import export_onnx
 from course_utils.compression.half import HalfModel
 from course_utils.compression.inputs import image_shape_of, repeatable
 from course_utils.compression.preparation import calibrate, images_of, prepare
-from course_utils.compression.pruning import ChannelPruner, parameters
+from course_utils.compression.pruning import parameters
 from course_utils.compression.quantization import train_rounded
 from course_utils.compression.tracing import count_macs
 from course_utils.compression.training import finetune
@@ -45,6 +46,7 @@ class AutoOptimizer:
         precisions: of "fp32", "fp16" and "int8".
         epochs: of fine-tuning after every cut, and again with rounded numbers.
         threads, batch_size: as the network will be used.
+        memory: also run every file in a process of its own, for its peak memory: some tenths of a second a candidate.
         measure: replaces `benchmark_models`; for tests.
 
     Raises:
@@ -69,6 +71,7 @@ class AutoOptimizer:
         lr: float = 1e-3,
         threads: int = 1,
         batch_size: int = 1,
+        memory: bool = True,
         measure: Callable[..., Mapping[str, Mapping[str, Any]]] = benchmark_models,
     ):
         if isinstance(precisions, str) or not isinstance(ratios, Sequence):
@@ -87,7 +90,7 @@ class AutoOptimizer:
         self.ratios = [ratio for ratio in ratios if ratio > 0]
         self.precisions = tuple(dict.fromkeys(("fp32", *precisions)))
         self.epochs, self.lr, self.threads, self.batch_size = epochs, lr, threads, batch_size
-        self.depth, self.measure = depth, measure
+        self.depth, self.memory, self.measure = depth, memory, measure
 
     def optimize_model(
         self,
@@ -128,7 +131,7 @@ class AutoOptimizer:
                 for name, (network, half) in made.items()
             }
             options = {"image_shape": shape, "threads": self.threads, "batch_size": self.batch_size}
-            rows = dict(self.measure(files, validation_loader or test_loader, **options))
+            rows = dict(self.measure(files, validation_loader or test_loader, **options, memory=self.memory))
             scored = rows
             if validation_loader is not None:
                 scored = dict(self.measure(files, test_loader, **options, rounds=1, runs=1, memory=False))

@@ -98,10 +98,12 @@ def benchmark_models(
                 "integer_nodes": sum(nodes[kind] for kind in INTEGER_NODES),
             }
         times = interleaved(opened, shape, batch_size, rounds, runs, clock)
+        empty = _in_new_process("", shape, batch_size) if memory else 0
         for label, row in rows.items():
             row.update(timing(times[label], batch_size))
             row["accuracy"] = opened[label].accuracy(test_loader) if test_loader is not None else None
-            row["memory_mb"] = peak_memory(opened[label].path, shape, batch_size) / MEGABYTE if memory else None
+            taken = peak_memory(opened[label].path, shape, batch_size, empty) if memory else None
+            row["memory_mb"] = None if taken is None else taken / MEGABYTE
             row["path"] = (
                 str(opened[label].path) if folder is not None or not isinstance(models[label], nn.Module) else None
             )
@@ -224,13 +226,17 @@ def weight_bits(flags: Collection[str] | None = None) -> int:
 # ---- memory, in a process of its own -------------------------------------------------------------------------------
 
 
-def peak_memory(path: str | Path, image_shape: Sequence[int], batch_size: int = 1) -> int:
+def peak_memory(path: str | Path, image_shape: Sequence[int], batch_size: int = 1, empty: int | None = None) -> int:
     """Bytes that opening a file and answering takes at the most, above a process that has loaded the libraries only.
+
+    Args:
+        empty: what that other process takes, if it is known; otherwise it is measured, too.
 
     Raises:
         RuntimeError: the process failed; its last lines say why.
     """
-    return max(0, _in_new_process(path, image_shape, batch_size) - _in_new_process("", image_shape, batch_size))
+    with_file = _in_new_process(path, image_shape, batch_size)
+    return max(0, with_file - (_in_new_process("", image_shape, batch_size) if empty is None else empty))
 
 
 def _in_new_process(path: str | Path, image_shape: Sequence[int], batch_size: int) -> int:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from course_utils.compression.fake import FakeQuantize, QuantConv2d, QuantHead, QuantizedLayer, QuantLinear, set_state
 from course_utils.compression.fold import fold_batchnorm
-from course_utils.compression.tracing import Trace, example, trace
+from course_utils.compression.tracing import Call, Trace, example, trace
 from course_utils.models import ExpandableHead
 
 PASSES_ON = ("batch_norm", "identity", "dropout", "contiguous")  # what may stand between a convolution and its ReLU
+KEEPS = ("max_pool2d", "flatten", "view", "reshape")  # gives only numbers that it was given
+ROUNDS = ("conv2d", "linear")
 
 
 def prepare(
@@ -72,16 +74,24 @@ def prepare(
 
 
 def _meets_relu(found: Trace, name: str) -> bool:
-    """Whether a ReLU is all that reads a convolution's output: then one rounding behind the ReLU is enough."""
+    """Whether a ReLU is all that reads a convolution's output, and a layer of integers reads that: it rounds for both."""
     call = next((call for call in found.calls if call.module == name and call.name == "conv2d"), None)
     while call is not None:
         readers = found.readers(call.output)
         if len(readers) != 1:
             return False
         if readers[0].name == "relu":
-            return True
+            return _is_rounded(found, readers[0])
         call = readers[0] if readers[0].name in PASSES_ON else None
     return False
+
+
+def _is_rounded(found: Trace, call: Call) -> bool:
+    """Whether a layer of integers is among those that read what a call gives, possibly after a maximum or a flattening."""
+    readers = found.readers(call.output)
+    if any(reader.name in ROUNDS for reader in readers):
+        return True
+    return any(_is_rounded(found, reader) for reader in readers if reader.name in (*PASSES_ON, *KEEPS))
 
 
 @torch.no_grad()

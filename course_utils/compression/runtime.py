@@ -32,13 +32,16 @@ class Deployed:
         path: of an ONNX file.
         threads: that one image may use.
         optimized: also write the graph as it is after ONNX Runtime's own changes; see `nodes_run`.
+        profile: write the time of every node to a file of this name, with an ending; see `profiling.node_times`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not an ONNX file.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, optimized: str | Path | None = None):
+    def __init__(
+        self, path: str | Path, threads: int = 1, optimized: str | Path | None = None, profile: str | Path | None = None
+    ):
         import onnxruntime
 
         self.path = Path(path)
@@ -50,6 +53,8 @@ class Deployed:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:

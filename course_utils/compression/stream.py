@@ -13,15 +13,17 @@ import torch
 from torch import nn
 
 from course_utils import metrics, seeding
-from course_utils.compression.benchmark import MEGABYTE, interleaved, peak_memory, timing, weight_bits
+from course_utils.compression.benchmark import MEGABYTE, weight_bits
+from course_utils.compression.channel_pruner import ChannelPruner
 from course_utils.compression.deployment import deployable, prunable
 from course_utils.compression.export import export_onnx
-from course_utils.compression.preparation import calibrate, images_of, prepare
-from course_utils.compression.pruning import ChannelPruner, channels, parameters
+from course_utils.compression.preparation import calibrate, prepare
+from course_utils.compression.pruning import channels, parameters
 from course_utils.compression.runtime import Deployed
 from course_utils.compression.schedule import cubic_sparsity
 from course_utils.compression.storage import keep_full_shape, resize, shapes_of
 from course_utils.compression.training import finetune_in_stream
+from course_utils.compression.watching import costs, scores
 from course_utils.lora.model import adapted, fold, remove
 from course_utils.methods import Method, PackNet, Quadratic
 from course_utils.streams import Samples
@@ -223,17 +225,17 @@ class Compress(Method):
         keep_full_shape(learner.model, full)
         if self.finetune_steps:
             self._remark(learner, f"Compress: {self.finetune_steps} more steps after every cut")
-            generator = seeding.generator(learner.seed, task.index, PLACE, 1)
-            options: dict[str, Any] = {
-                "steps": self.finetune_steps,
-                "lr": self.lr,
-                "batch_size": self.batch_size,
-                "generator": generator,
-            }
-            finetune_in_stream(learner, learner.model, data, memory, teacher=teacher, **options)
+            self._mend(learner, learner.model, data, memory, teacher)
         for name, parameter in learner.model.named_parameters():
             parameter.requires_grad_(learns[name])
             parameter.grad = None
+
+    def _mend(self, learner, network, data: Samples, memory: Samples, teacher: nn.Module, rounded=False) -> None:
+        """Fine-tuning after a cut, or with rounded numbers; each has random numbers of its own."""
+        steps, lr = (self.qat_steps, self.lr / 2) if rounded else (self.finetune_steps, self.lr)
+        generator = seeding.generator(learner.seed, learner.task.index, PLACE, 2 if rounded else 1)
+        same = {"batch_size": self.batch_size, "generator": generator, "rounded": rounded}
+        finetune_in_stream(learner, network, data, memory, teacher=teacher, steps=steps, lr=lr, **same)
 
     def _fold(self, learner) -> None:
         """Adapters into the weights, for good: the next task gets new ones.
@@ -260,14 +262,7 @@ class Compress(Method):
             shown = self._draw(learner, memory, self.calibration)
             calibrate(network, shown.x.split(64))
             if self.qat_steps:
-                generator = seeding.generator(learner.seed, task.index, PLACE, 2)
-                options: dict[str, Any] = {
-                    "steps": self.qat_steps,
-                    "lr": self.lr / 2,
-                    "batch_size": self.batch_size,
-                    "generator": generator,
-                }
-                finetune_in_stream(learner, network, data, memory, teacher=teacher, rounded=True, **options)
+                self._mend(learner, network, data, memory, teacher, rounded=True)
         export_onnx(network, path, shape, half=integers and self.quantization_dtype == "float16")
         self._size = {"parameters": parameters(network), "size_mb": path.stat().st_size / MEGABYTE}
         left = channels(prunable(learner.model)) / channels(prunable(learner.initial_model))
@@ -280,12 +275,7 @@ class Compress(Method):
 
     def _watch(self, learner, task, path: Path, kind: str) -> None:
         run = Deployed(path)
-        seen = learner.stream.tasks[: task.index + 1]
-        for past in seen:
-            samples: Samples = getattr(past, self.evaluate)
-            parts = [torch.as_tensor(run(images_of(part))) for part in samples.x.split(256)]
-            out = learner.visible(torch.cat(parts), samples.fields["task"])
-            self.accuracy[task.index, past.index] = learner.objective.score(out, samples.y)
+        self.accuracy[task.index, : task.index + 1] = scores(learner, run, task.index, self.evaluate)
         matrix = self.accuracy[: task.index + 1, : task.index + 1]
         row = {"task": task.index + 1, "kind": kind, **self._size, "sparsity": self.gone}
         if self.gone and row["channels_gone"] == 0 and task.index == len(learner.stream) - 1:
@@ -294,15 +284,7 @@ class Compress(Method):
             )
         row["accuracy"] = float(matrix[-1].mean())
         row["forgetting"] = float(metrics.forgetting(matrix)) if task.index > 0 else 0.0
-        row["size_ratio"] = len(self.whole) / path.stat().st_size
-        if self.track_efficiency:
-            with tempfile.TemporaryDirectory() as temporary:
-                (whole := Path(temporary) / "whole.onnx").write_bytes(self.whole)
-                times = interleaved({"whole": Deployed(whole), "": run}, learner.stream.image_shape)
-            row.update(timing(times[""]))
-            row["speedup"] = timing(times["whole"])["latency_ms"] / row["latency_ms"]
-        if self.track_memory:
-            row["memory_mb"] = peak_memory(path, learner.stream.image_shape) / MEGABYTE
+        row |= costs(run, self.whole, learner.stream.image_shape, self.track_efficiency, self.track_memory)
         self.rows.append(row)
 
     def get_efficiency_summary(self) -> dict[str, Any]:

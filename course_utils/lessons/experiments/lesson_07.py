@@ -236,13 +236,64 @@ def run_vit(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) 
     }
 
 
+# ---- which channels, and which version -------------------------------------------------------------------------------
+
+
+def run_norms(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Accuracy in per cent by share of channels that is gone, right after the cut and once it is mended; chosen by one norm."""
+    train, _, test = loaders(config, seed)
+    test = test.first(config["images"])
+    model, shape = trained(config, seed), shape_of(config)
+    after: dict[str, list[float]] = {"cut": [], "mended": []}
+    for ratio in RATIOS:
+        made = copy.deepcopy(model).requires_grad_(True)
+        compression.ChannelPruner(made, ratio, shape, norm=config["norm"], seed=seed).step()
+        after["cut"].append(100 * compression.accuracy(made.eval(), test))
+        compression.finetune(made, train, steps=config["heal"], lr=config["lr"], teacher=model)
+        after["mended"].append(100 * compression.accuracy(made.eval(), test))
+    found = {"ratios": list(RATIOS), **after, "whole": 100 * compression.accuracy(model, test)}
+    return {"data": describe(load(config["data"])), **found}
+
+
+KINDS = ("baseline", "quantized", "pruned", "combined", "best")
+
+
+def run_auto(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `AutoOptimizer` makes of a network, and what it chooses for which target from the same measurements."""
+    train, validation, test = loaders(config, seed)
+    model = trained(config, seed)
+    optimizer = compression.AutoOptimizer(
+        config["target"], epochs=config["mend"], lr=config["lr"], memory=False, **config["limits"]
+    )
+    found = optimizer.optimize_model(model, train, test, validation, image_shape=shape_of(config))
+    measured = ("size_mb", "latency_ms", "accuracy", "size_ratio", "speedup", "macs", "parameters")
+    kinds = {
+        kind: {name: found[kind]["metrics"][name] for name in measured}
+        | {
+            "name": found[kind]["name"],
+            "satisfied": found[kind]["satisfied"],
+            "warnings": list(found[kind]["warnings"]),
+        }
+        for kind in KINDS
+    }
+    rows = {one.name: {name: getattr(one, name) for name in measured[:3]} for one in found["candidates"]}
+    said = {"explanation": found["explanation"], "pareto": [one.name for one in found["pareto"]]}
+    return {
+        "data": describe(load(config["data"])),
+        "kinds": kinds,
+        "candidates": rows,
+        **said,
+        "hardware": found["hardware"],
+    }
+
+
 # ---- what MACs promise -------------------------------------------------------------------------------------------------
 
 
 def run_macs(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
     """Untrained networks of several widths: MACs saved, and time saved, for one image and for 32 at once.
 
-    A single dense layer tells what a call costs when next to nothing is computed.
+    A single dense layer tells what a call costs when next to nothing is computed; "work" is microseconds of one image by kind.
     """
     train = loaders(config, seed)[0]
     data, shape = load(config["data"]), shape_of(config)
@@ -256,7 +307,14 @@ def run_macs(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
         made[f"int8 {ratio:.0%}"] = rounded(narrow, config, train, model)
     same = {"image_shape": shape, "memory": False, "rounds": config["rounds"], "runs": config["runs"]}
     everything = {**made, "a call": nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 10)).eval()}
-    one, many = (compression.benchmark_models(everything, None, batch_size=size, **same) for size in (1, 32))
+    with tempfile.TemporaryDirectory() as folder:
+        one, many = (
+            compression.benchmark_models(everything, None, batch_size=size, folder=folder, **same) for size in (1, 32)
+        )
+        work = {
+            name: compression.work_of(*compression.node_times(one[name]["path"], shape, runs=config["profiled"]))
+            for name in made
+        }
     macs = {name: compression.count_macs(network, shape) for name, network in made.items()}
     whole = macs[next(iter(made))]
     rows = {
@@ -265,7 +323,14 @@ def run_macs(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
     }
     layers = conv_layers(model, shape)
     call = {"one image": 1 / one["a call"]["speedup"], "32 images": 1 / many["a call"]["speedup"]}
-    return {"data": describe(data), "ratios": list(config["ratios"]), "rows": rows, "call": call, "layers": layers}
+    return {
+        "data": describe(data),
+        "ratios": list(config["ratios"]),
+        "rows": rows,
+        "call": call,
+        "layers": layers,
+        "work": work,
+    }
 
 
 def conv_layers(model: nn.Module, shape: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -309,7 +374,6 @@ def run_stream(config: dict[str, Any], seed: int, using: Mapping[str, Any] | Non
             quantize=config["quantize"] or "end",
             finetune_steps=config["extra"],
             qat_steps=config["extra"] if config["quantize"] == "each task" else 0,
-            track_efficiency=False,
             folder=temporary,
         )
         learner = Learner(
@@ -364,10 +428,20 @@ def _bits(preset: str) -> dict[str, dict[str, Any]]:
     return {"one scale a layer": {**same, "per_channel": False}, "one scale a channel": {**same, "per_channel": True}}
 
 
+NORMS = {"L1 norm": "l1", "L2 norm": "l2", "chance": "random"}
+MENDED = {"smoke": 0.2, "quick": 1.0, "full": 0.3}  # passes of an AutoOptimizer after every cut
+
+
+def limits(data: str) -> dict[str, float]:
+    """The design task's limits, as `AutoOptimizer` takes them."""
+    size, latency, accuracy = LIMITS[data]
+    return {"max_size_mb": size / 1000, "max_latency_ms": latency, "min_accuracy": accuracy}
+
+
 VITS: dict[str, dict[str, Any]] = {
     "smoke": {"options": {"patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}, "last": 3},
     "quick": {"options": {"patch_size": 2, "width": 48, "depth": 4, "num_heads": 4}, "epochs": 15, "last": 120},
-    "full": {"options": {}, "epochs": 7, "lr": 1e-3, "heal": 80, "last": 400},
+    "full": {"options": {}, "epochs": 20, "lr": 1e-3, "heal": 80, "last": 400},
 }
 
 
@@ -375,9 +449,29 @@ def _vits(preset: str) -> dict[str, dict[str, Any]]:
     return {"the ViT": {**PRESETS[preset], "network": "vit", **VITS[preset]}}
 
 
+def _norms(preset: str) -> dict[str, dict[str, Any]]:
+    names = ("data", "limit", "batch_size", "epochs", "lr", "heal")
+    same = {name: PRESETS[preset][name] for name in names} | CNN | {"images": 100 if preset == "smoke" else 10_000}
+    return {title: {**same, "norm": norm} for title, norm in NORMS.items()}
+
+
+def _auto(preset: str) -> dict[str, dict[str, Any]]:
+    """The lesson's network under the design task's limits, and one that is narrow from the start and has to be fast."""
+    same = {
+        **{name: PRESETS[preset][name] for name in ("data", "limit", "batch_size", "epochs", "lr")},
+        "mend": MENDED[preset],
+    }
+    narrow = {"network": "small_cnn", "options": {"widths": [4, 8, 16], "num_features": 16}}
+    return {
+        "the small CNN": {**same, **CNN, "target": "size", "limits": limits(same["data"])},
+        "a narrow CNN": {**same, **narrow, "target": "speed", "limits": {}},
+    }
+
+
 def _macs(preset: str) -> dict[str, dict[str, Any]]:
-    chosen = {**PRESETS[preset], **CNN, "ratios": [0.0, 0.25, 0.5, 0.75, 0.875]}
-    return {"untrained": chosen if preset != "smoke" else {**chosen, "ratios": [0.0, 0.5]}}
+    profiled = {"smoke": 10, "quick": 300, "full": 1000}[preset]
+    chosen = {**PRESETS[preset], **CNN, "ratios": [0.0, 0.25, 0.5, 0.75, 0.875], "profiled": profiled}
+    return {"untrained": chosen if preset != "smoke" else {**chosen, "ratios": [0.0, 0.875]}}
 
 
 STREAMS: dict[str, dict[str, Any]] = {
@@ -485,6 +579,8 @@ EXPERIMENTS = {
         Experiment("bits", run_bits, _bits, title="Fewer bits", code=_COMPRESSION),
         Experiment("vit", run_vit, _vits, title="A transformer", code=_COMPRESSION),
         Experiment("macs", run_macs, _macs, title="What MACs promise", code=_COMPRESSION),
+        Experiment("norms", run_norms, _norms, title="L1, L2 and chance", code=_COMPRESSION),
+        Experiment("auto", run_auto, _auto, title="Choosing by itself", code=_COMPRESSION),
         Experiment("stream", run_stream, _streams, title="Small in a stream", code=(*_COMPRESSION, *modules("learner", "methods", "streams", "metrics"))),
     )
 }  # fmt: skip

@@ -222,56 +222,6 @@ def draw_front(results: Results, chosen: str | None = None) -> Figure:
     return figure
 
 
-def draw_macs(results: Results) -> Figure:
-    """Times faster as the MACs promise, and as measured, by share of channels that are gone."""
-    (label,) = results.labels
-    ratios = next(iter(results.records[label].values()))["ratios"]
-
-    def mean(name: str, key: str) -> float:
-        return results.mean(label, lambda record: record["rows"][name][key])
-
-    def call(batch: str) -> float:
-        return results.mean(label, lambda record: record["call"][batch])
-
-    use_style()
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    for axes, batch in zip(figure.subplots(1, 2, sharey=True), ("one image", "32 images"), strict=True):
-        promised = [mean(f"fp32 {ratio:.0%}", "promised") for ratio in ratios]
-        axes.plot([100 * r for r in ratios], promised, color=GREY, linestyle=":", marker="x", label="MACs promise")
-        for number, kind in enumerate(("fp32", "int8")):
-            measured = [mean(f"{kind} {ratio:.0%}", batch) for ratio in ratios]
-            axes.plot([100 * r for r in ratios], measured, color=PALETTE[number], marker=MARKERS[number], linestyle=("-", "--")[number], label=f"{kind}, measured")  # fmt: skip
-        axes.axhline(
-            1 / call(batch),
-            color=GREY,
-            linewidth=1,
-            label="one dense layer instead of all",
-        )
-        axes.set(xlabel="channels that are gone (%)", title=batch, yscale="log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-    figure.axes[0].set_ylabel("times as fast")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(f"Times as fast as the whole network in fp32: untrained networks, {results.data_title}")
-    return figure
-
-
-def show_layers(results: Results, macs: Callable[..., int]) -> None:
-    """Every convolution's shape, its MACs by the given function, and with half of the channels."""
-    (label,) = results.labels
-    rows = []
-    for layer in next(iter(results.records[label].values()))["layers"]:
-        given = {name: value for name, value in layer.items() if name != "name"}
-        inputs = max(1, layer["in_channels"] // 2)
-        half = {**given, "in_channels": inputs, "out_channels": layer["out_channels"] // 2}
-        shape = f"{layer['in_channels']} -> {layer['out_channels']}, {layer['size']} x {layer['size']} pixels"
-        rows.append(
-            [layer["name"], shape, f"{macs(**given):,}", f"{macs(**half):,}", f"{macs(**given) / macs(**half):.1f}"]
-        )
-    display.table(["layer", "", "MACs", "half of the channels", "times fewer"], rows, results.data_title)
-
-
 def draw_stream(results: Results) -> Figure:
     """Accuracy of the deployed file after five tasks, with the floor and the ceiling."""
     values = {label: results.values(label, "acc") / 100 for label in results.labels}
@@ -280,21 +230,10 @@ def draw_stream(results: Results) -> Figure:
     )
 
 
-def draw_over_tasks(results: Results) -> Figure:
-    """Size, accuracy and forgetting of the file deployed after every task, the first seed's."""
+def deployed_rows(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """Three ways to deploy -> what `Compress.rows` held after every task, the first seed's."""
     labels = ("replay", "replay, int8 at the end", "replay, pruned and int8")
-    runs = {label: next(iter(results.records[label].values()))["rows"] for label in labels}
-    use_style()
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    wanted = [("size_mb", "size of the file (MB)", 1), ("accuracy", "accuracy, tasks seen (%)", 100), ("forgetting", "forgetting (points)", 100)]  # fmt: skip
-    for axes, (key, ylabel, factor) in zip(figure.subplots(1, 3), wanted, strict=True):
-        for number, (label, rows) in enumerate(runs.items()):
-            axes.plot([row["task"] for row in rows], [factor * row[key] for row in rows], marker=MARKERS[number], color=PALETTE[number], linestyle=("-", ":", "--")[number], label=label)  # fmt: skip
-        axes.set(xlabel="tasks learned", ylabel=ylabel)
-        axes.set_ylim(bottom=0)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(f"What is deployed after every task: {results.data_title}")
-    return figure
+    return {label: next(iter(results.records[label].values()))["rows"] for label in labels}
 
 
 # ---- to places -----------------------------------------------------------------------------------------------------------
