@@ -113,7 +113,7 @@ def draw_four_channels(channel: int = 2) -> Figure:
             wide = 1 if isinstance(layer, nn.BatchNorm2d) else layer.in_channels
             for i, j in np.ndindex(len(layer.weight), wide):
                 goes = i in gone.get("outputs", gone.get("channels", ())) or j in gone.get("inputs", ())
-                look = {"facecolor": PALETTE[1] if goes else "#D9D9D9", "hatch": "///" if goes else ""}
+                look: dict[str, Any] = {"facecolor": PALETTE[1] if goes else "#D9D9D9", "hatch": "///" if goes else ""}
                 axes.add_patch(Rectangle((start + j, 3 - i), 0.92, 0.92, edgecolor="white", **look))
             axes.text(start + wide / 2, 4.25, name, ha="center")
             shape = " x ".join(map(str, layer.weight.shape))
