@@ -11,7 +11,7 @@ EXPORTS := COURSE_OFFLINE=1
 .PHONY: lab run test build bench lock clean env
 
 lab: env ; $(BIN)/jupyter lab notebooks
-run: env ; $(EXPORTS) $(BIN)/course run --all
+run: env ; $(EXPORTS) $(BIN)/course run --all --together 2
 test: env ; $(EXPORTS) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 build: env ; $(BIN)/course build
 bench: env ; $(EXPORTS) $(BIN)/course bench

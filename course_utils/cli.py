@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="processes for the full preset's experiments"
     )
+    run.add_argument("--together", type=int, default=1, help="lessons at a time (smoke and quick preset)")
     run.add_argument("--record-timings", action="store_true", help="write results/timings.json (quick preset)")
     run.set_defaults(action=_run)
 
@@ -98,6 +99,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.record_timings and options.preset != "quick":
         print(f"course run: --record-timings measures the quick preset, not {options.preset}", file=sys.stderr)
         return 2
+    if options.together > 1 and (options.record_timings or options.preset == "full"):
+        print(
+            "course run: --together is for the smoke and quick presets, and minutes are measured alone", file=sys.stderr
+        )
+        return 2
     context = placeholders.of_checkout(checkout())
     results = run.run(
         context,
@@ -105,6 +111,7 @@ def _run(options: argparse.Namespace) -> int:
         parameters={"PRESET": options.preset},
         output=options.output and options.output.resolve(),
         jobs=options.jobs,
+        together=options.together,
         say=lambda line: print(line, flush=True),
     )
     if options.record_timings:

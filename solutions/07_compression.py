@@ -33,11 +33,13 @@ course = start("07_compression", preset=PRESET)
 
 # %%
 import torch
+from IPython.display import Markdown
 
 from course_utils.lessons.experiments import (
     lesson_07 as lesson,
     lesson_07_figures as figures,
     lesson_07_sketches as sketches,
+    lesson_07_speed as speed,
 )
 
 # %% [markdown]
@@ -347,10 +349,24 @@ figures.show_versions(front, ["fp32", "int8", "int8, trained", "int8, first laye
 
 # %% [markdown]
 # ## 6 · Fewer channels
-# A zero costs as much as any other number. What saves is to take whole channels *out*. A channel is known to three tensors: its weights and its bias in the first layer, and the inputs that the next layer reads.
-# (In real networks more of them: BatchNorm, sums of residual blocks. Torch-Pruning finds them all by following the graph.)
-#
-# Which channels? Those with the smallest norm, as a first guess.
+# A zero costs as much as any other number. What saves is to take whole channels *out*. Take one of four. What else has to go? Its BatchNorm, and what the next layer reads of it. Around a residual block
+# more hangs together: the sum needs both its parts to be equally wide. So `inner` loses an output, because of the sum, *and* an input.
+
+# %%
+plots.show(
+    sketches.draw_four_channels(),
+    alt="Grids of filters. In a chain the first layer loses a row, the next one a column. With a residual block the inner layer loses a row and a column.",
+)
+
+# %% [markdown]
+# Who shares a channel with whom is the **dependency graph**. Torch-Pruning finds it by following a tensor through the network; the picture is drawn from what it found. Ask it about the patient: one channel of the last convolution is nine or sixteen inputs of the dense layer, one for every pixel that is left.
+
+# %%
+for part in compression.shared_channels(model, "body.9", 2, shape):
+    print(f"{part.layer:8} loses {len(part.places):2} of its {part.side}")
+
+# %% [markdown]
+# Which channels? Those with the smallest norm, as a first guess: the sum of all magnitudes (**L1**), or the root of the sum of squares (**L2**).
 
 # %% [markdown]
 # ### Exercise 07.7 · Four channels, two go
@@ -383,14 +399,27 @@ small = remove_channels(first.weight.detach(), first.bias.detach(), second.weigh
 print("before:", *(tuple(t.shape) for t in (first.weight, second.weight)), "after:", *(tuple(t.shape) for t in small))
 
 # %% [markdown]
+# L1 or L2? And what is a norm worth at all? A control: channels drawn by **chance**. Guess how much worse it is, right after the cut, and once the network has been mended.
+
+# %%
+norms = course.experiment("norms")
+plots.show(
+    sketches.draw_norms(norms, second.weight),
+    alt="Left: ranks of channels by L1 and L2 norm lie along the diagonal. Right: accuracy after a cut falls far, and returns close to the whole network's once mended, by norms and by chance.",
+)
+
+# %% [markdown] tags=["claim"]
+# **Claim H.** TODO-NORMS
+
+# %% [markdown]
 # ## 7 · Slowly
-# Half of the channels at once breaks a network. Some now, a little training, some more: it mends each time. Early there is much to spare, late there is little. So: large steps first.
+# Half of the channels at once breaks a network: you have just seen it. Some now, a little training, some more: it mends each time. Early there is much to spare, late there is little. So: large steps first.
 
 # %% [markdown]
 # ### Exercise 07.8 · Much at first, little at the end
 # {{card:07.8}}
 #
-# Return the share that is gone after `step` of `steps` steps: `target * (1 - (1 - step / steps)^3)`, and `target` ever after.
+# Return the share that is gone after `step` of `steps` steps: target × (1 − (1 − step / steps)³), and the target ever after.
 
 
 # %% tags=["exercise"]
@@ -444,22 +473,32 @@ hint("07.9")
 
 # %%
 macs = course.experiment("macs")
-figures.show_layers(macs, conv_macs)
+speed.show_layers(macs, conv_macs)
 
 # %% [markdown]
 # And what it does save. Untrained networks are as fast as trained ones, so this takes a moment only. Before you look: with 88 % of the channels gone, the MACs promise a factor of about fifty.
 
 # %%
 plots.show(
-    figures.draw_macs(macs),
+    speed.draw_macs(macs),
     alt="Times faster against channels gone, for one image and for 32: the promise of the MACs climbs steeply, measured curves flatten far below it.",
+)
+
+# %% [markdown]
+# Where does the time go? ONNX Runtime has a **profiler**, which writes down the time of every node. It takes some time itself, two or three microseconds a node: as much as it reports for a *reshape*, which
+# computes nothing. So `compression.node_times` takes that off. What no node takes, is the call.
+
+# %%
+plots.show(
+    speed.draw_work(macs),
+    alt="Bars of one image's time by kind of work: multiplying fills most of the whole network's bar and shrinks fast; what pools, converts and calls stays.",
 )
 
 # %% [markdown] tags=["claim"]
 # **Claim D.** Full run, three sets of random weights. For one image the promise is kept to four fifths with half of the channels gone (3.9 promised, 3.0 to 3.5 measured), and not at all further on: with 88 % gone 53 is promised, and 7 to 9 is what came.
 #
-# What a call itself costs is a part of the reason: a single dense layer takes a twenty-third to a twenty-eighth of the whole network's time, so no network could be more than 28 times as fast. With 88 % gone the call is a third of the time. The rest is what MACs do not count: bringing the image to mean 0, pooling, activations, moving numbers. And the first layer, whose single input channel cannot
-# go. (We did not time these one by one.) Integers help as long as there is much to multiply; with 88 % gone they are *slower* than floats.
+# TODO-WORK
+# Integers help as long as there is much to multiply; with 88 % gone they are *slower* than floats.
 #
 # For 32 images two of three runs had more than was promised at 50 %. They ran beside another job; section 9 comes back to it.
 
@@ -515,7 +554,7 @@ exploration_of_front = widgets.explore(
 )
 
 # %% [markdown]
-# What to take depends on what you want. `compression.choose` looks at *validation* accuracy. (`compression.AutoOptimizer` makes the versions, measures them on your machine, and then does the same.)
+# What to take depends on what you want. `compression.choose` looks at *validation* accuracy.
 
 # %%
 for target in ("speed", "size", "accuracy", "balanced"):
@@ -529,6 +568,36 @@ for target in ("speed", "size", "accuracy", "balanced"):
 #
 # A word on the column of 32 images: with one seed the ratios are nearly twice those of the other two. Another job ran on the machine then. Turns protect against a processor that is slower for all, not against neighbours that fill
 # the cache: the large network needs it, the small ones do not. So ask who else will be there.
+
+# %% [markdown]
+# `compression.AutoOptimizer` does all of it by itself: it makes a dozen versions of your network, measures each one *on your machine*, and chooses for a target, within limits. It looks at validation images, and checks what it chose on the test images. Read what it says, to the last word.
+
+# %%
+limits = lesson.limits(course.settings.data)
+optimizer = compression.AutoOptimizer("size", epochs=lesson.MENDED[PRESET], memory=False, **limits)
+found = optimizer.optimize_model(model, train, test, validation)
+print(limits, found["explanation"], sep="\n")
+
+# %% [markdown]
+# Four kinds come back, each the best of its kind: as a picture, and as a report that you can hand on (`path="report.md"` writes it, as a page, too).
+
+# %%
+plots.show(
+    compression.plot_optimization_comparison(found, f"Chosen for size: {data.title}"),
+    alt="Four panels: size, images a second and accuracy of the baseline, the quantized, the pruned and the combined network, and size against speed.",
+)
+
+# %%
+Markdown(compression.create_efficiency_report(found, title="The small CNN, for size"))
+
+# %% [markdown]
+# Why measure? Because rules of thumb fail. "Integers are fast": the second network below is narrow from the start, 4, 8 and 16 channels. It is to be as fast as can be.
+
+# %%
+speed.show_choices(course.experiment("auto"))
+
+# %% [markdown] tags=["claim"]
+# **Claim I.** TODO-AUTO
 
 # %% [markdown]
 # ## 10 · A transformer
@@ -570,8 +639,8 @@ stream.table(
 
 # %%
 plots.show(
-    figures.draw_over_tasks(stream),
-    alt="Size, accuracy and forgetting of the deployed file after each of five tasks, for three ways to deploy.",
+    compression.plot_efficiency_over_tasks(figures.deployed_rows(stream), stream.data_title),
+    alt="Size, speed, accuracy and forgetting of the deployed file after each of five tasks, for three ways to deploy.",
 )
 
 # %% [markdown] tags=["claim"]

@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -211,6 +212,26 @@ def test_a_failing_lesson_never_stops_the_others(three_lessons):
     assert "no more memory" in results[2].message and results[2].notebook
     assert lines[0].startswith("[1/3] 00_start_here") and lines[-1].startswith("1 of 3 lessons ran")
     assert (root / "build" / results[2].notebook).exists()
+
+
+@pytest.mark.slow
+def test_lessons_run_together_give_the_same(three_lessons, tmp_path):
+    """In other processes, the longest first; results, report and folders are those of lessons run one by one."""
+    root, alone, _ = three_lessons
+    lines: list[str] = []
+    context = plain(root, "00_start_here", FIGURE).context
+    found = run.run(
+        replace(context, machine_minutes={"01_forgetting": 2.0, "00_start_here": 1.0}),
+        parameters={"PRESET": "smoke"}, output=tmp_path, together=2, say=lines.append,
+    )  # fmt: skip
+    assert [(result.slug, result.status, result.figures) for result in found] == [
+        (result.slug, result.status, result.figures) for result in alone
+    ]
+    assert [line[:19] for line in lines[:2]] == ["[2/3] 01_forgetting", "[1/3] 00_start_here"]
+    assert "no more memory" in found[2].message and lines[-1].startswith("1 of 3 lessons ran")
+    assert {path.name for path in (tmp_path / "notebooks").iterdir()} == {
+        path.name for path in (root / "build" / "notebooks").iterdir()
+    }
 
 
 @pytest.mark.slow

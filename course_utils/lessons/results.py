@@ -148,7 +148,7 @@ def mean_and_spread(values: ArrayLike, digits: int = 1) -> str:
         raise ValueError(f"a table's column needs one number per seed, got shape {values.shape[1:]} per seed")
     if np.isnan(values).all():
         return "not measured"
-    text = f"{values.mean():.{digits}f}"
+    text = f"{round(values.mean(), digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.0"
     return text if len(values) < 2 else f"{text} ± {values.std(ddof=1):.{digits}f}"
 
 

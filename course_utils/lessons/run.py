@@ -7,8 +7,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,30 +53,57 @@ def run(
     parameters: dict[str, Any] | None = None,
     output: Path | None = None,
     jobs: int = 1,
+    together: int = 1,
     say: Callable[[str], None] = print,
 ) -> list[LessonRun]:
-    """Executes lessons one after the other and leaves notebooks, pages, figures, timings and an index under `output`.
+    """Executes lessons and leaves notebooks, pages, figures, timings and an index under `output`.
 
     parameters: what papermill sets, such as {"PRESET": "quick"}; a name that a lesson does not have fails the lesson.
     wanted: numbers or slugs; all lessons by default. output: `build` in the checkout by default.
     jobs: worker processes for the experiments of the full preset.
+    together: lessons at a time, the longest first; below the full preset a lesson uses one core.
     A lesson that fails never stops the others: look at `status` of the results.
     """
     parameters = {"PRESET": "quick"} if parameters is None else parameters
     output = context.root / "build" if output is None else output
     paths = sources(context.root, wanted)
     results: list[LessonRun] = []
-    for number, path in enumerate(paths, start=1):
-        say(f"[{number}/{len(paths)}] {path.stem}: running in the {parameters.get('PRESET')} preset ...")
-        result = run_lesson(path, context, parameters, output, jobs=jobs)
-        say(f"[{number}/{len(paths)}] {result.slug}  {result.title}: {result.status}, {result.seconds / 60:.1f} min")
+    for started, result in _one_by_one(paths, context, parameters, output, jobs, together):
+        number = f"[{1 + paths.index(started)}/{len(paths)}]"
+        if result is None:
+            say(f"{number} {started.stem}: running in the {parameters.get('PRESET')} preset ...")
+            continue
+        say(f"{number} {result.slug}  {result.title}: {result.status}, {result.seconds / 60:.1f} min")
         if result.message:
             say(result.message)
         results.append(result)
+    results.sort(key=lambda result: result.slug)
     _write_timings(output / "timings.json", results, parameters)
     index = report.write_index(results, output, preset=str(parameters.get("PRESET")))
     say(f"{sum(result.status == 'ok' for result in results)} of {len(results)} lessons ran; the report is {index}")
     return results
+
+
+def _one_by_one(
+    paths: list[Path], context: Context, parameters: dict[str, Any], output: Path, jobs: int, together: int
+) -> Iterator[tuple[Path, LessonRun | None]]:
+    """Each lesson's path, with None as it starts and with its result as it ends."""
+    if together <= 1:
+        for path in paths:
+            yield path, None
+            yield path, run_lesson(path, context, parameters, output, jobs=jobs)
+        return
+    minutes = context.machine_minutes or {}
+    waiting = sorted(paths, key=lambda path: minutes.get(path.stem, 0.0))  # the last one starts first
+    with ProcessPoolExecutor(together, mp_context=get_context("spawn")) as pool:
+        running: dict[Future[LessonRun], Path] = {}
+        while waiting or running:
+            while waiting and len(running) < together:
+                path = waiting.pop()
+                yield path, None
+                running[pool.submit(run_lesson, path, context, parameters, output, jobs=jobs)] = path
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(done), done.result()
 
 
 def run_lesson(path: Path, context: Context, parameters: dict[str, Any], output: Path, *, jobs: int = 1) -> LessonRun:

@@ -97,7 +97,7 @@ def measure(
     Raises:
         ValueError: an unknown precision or path, no step, or more images a step than there are.
 
-    Source: Micikevicius et al. 2018, "Mixed precision training". Built in lesson 05.
+    Source: Micikevicius et al. 2017, "Mixed precision training". Built in lesson 05.
     """
     for name, value, choices in (("precision", precision, PRECISIONS), ("path", path, PATHS)):
         if value not in choices:

@@ -10,9 +10,15 @@ import torch
 from helpers import Answers, assert_full_points, assert_its_own_message, case_names
 from torch.nn import functional as F
 
-from course_utils.compression import affine, choice, fold, observers, pruning, tracing
+from course_utils.compression import affine, choice, fold, importance, observers, tracing
 from course_utils.lessons import checking, exercise
-from course_utils.lessons.exercises import lesson_07_channels, lesson_07_integers, lesson_07_layers, lesson_07_observer
+from course_utils.lessons.exercises import (
+    lesson_07_channels,
+    lesson_07_costs,
+    lesson_07_integers,
+    lesson_07_layers,
+    lesson_07_observer,
+)
 
 ANSWERS = Answers()
 WRONG, RIGHT, wrong, right = ANSWERS.wrong_ones, ANSWERS.right_ones, ANSWERS.wrong, ANSWERS.right
@@ -836,11 +842,11 @@ def test_the_references_agree_with_the_package():
     torch.testing.assert_close(lesson_07_integers.quantize_channels(weight)[1], affine.channel_scales(weight))
     theirs = fold.folded_weights(weight, None, numbers[2], numbers[3], numbers[0], numbers[1])
     torch.testing.assert_close(lesson_07_layers.fold(weight, *numbers), theirs)
-    kept = pruning.channel_norms(weight, "l1").topk(2).indices.sort().values
+    kept = importance.channel_norms(weight, "l1").topk(2).indices.sort().values
     found, _, _ = lesson_07_channels.remove_channels(weight, torch.zeros(4), torch.zeros(2, 4, 3, 3), 2)
     assert torch.equal(found, weight[kept])
     layer = torch.nn.Conv2d(6, 8, 5, stride=2, padding=1, groups=2)
-    assert tracing.count_macs(layer, (6, 17, 17)) == lesson_07_channels.conv_macs(6, 8, 5, 17, 2, 1, 2)
+    assert tracing.count_macs(layer, (6, 17, 17)) == lesson_07_costs.conv_macs(6, 8, 5, 17, 2, 1, 2)
 
 
 def test_the_front_is_the_packages():
@@ -849,7 +855,7 @@ def test_the_front_is_the_packages():
         rows = rng.integers(1, 5, (8, 3)) / 4
         candidates = [choice.Candidate(str(i), *row) for i, row in enumerate(rows)]
         expected = [int(candidate.name) for candidate in choice.pareto(candidates)]
-        assert lesson_07_channels.front(*rows.T.tolist()) == expected
+        assert lesson_07_costs.front(*rows.T.tolist()) == expected
 
 
 def test_the_observer_is_the_packages():
