@@ -160,12 +160,40 @@ def test_claim_d_macs_promise_more_than_one_image_gets(full):
 
     promised = measured("fp32 88%", "promised")
     assert (promised > 50).all() and measured("fp32 88%").max() < 10
-    assert (
-        2.8 < measured("fp32 50%").min() and measured("fp32 50%").max() < 3.6 < measured("fp32 50%", "promised").min()
-    )
+    half = measured("fp32 50%", "promised")
+    assert 2.8 < measured("fp32 50%").min() and measured("fp32 50%").max() < 3.4 < half.min()
     assert (measured("fp32 88%") / measured("int8 88%")).min() > 1.1
     assert (measured("int8 50%") / measured("fp32 50%")).min() > 1.5
     call = full["macs"].values("untrained", lambda record: record["call"]["one image"])
-    assert 1 / 28.5 < call.min() and call.max() < 1 / 23
-    assert 0.25 < (call * measured("fp32 88%")).min() and (call * measured("fp32 88%")).max() < 0.4
-    assert (measured("fp32 50%", "32 images") > measured("fp32 50%", "promised")).sum() >= 2
+    assert 1 / 25.5 < call.min() and call.max() < 1 / 23.5
+    assert (measured("fp32 50%", "32 images") > 0.9 * half).all() and measured("fp32 88%", "32 images").max() < 20
+
+
+def test_claim_d_multiplying_is_not_all_and_does_not_shrink_as_promised(full):
+    def work(name, kind):
+        return full["macs"].values("untrained", lambda record: record["work"][name][kind])
+
+    def share(name, kind):
+        return work(name, kind) / sum(work(name, other) for other in compression.KINDS_OF_WORK)
+
+    faster = work("fp32 0%", "multiplying") / work("fp32 88%", "multiplying")
+    assert 13 < faster.min() and faster.max() < 17
+    assert (work("fp32 0%", "pooling, activations") / work("fp32 88%", "pooling, activations")).max() < 2
+    assert share("fp32 0%", "pooling, activations").max() < 0.08
+    for kind in ("pooling, activations", "the call"):
+        assert np.abs(share("fp32 88%", kind) - 0.25).max() < 0.06
+    assert (work("int8 88%", "multiplying") / work("fp32 88%", "multiplying")).min() > 1.4
+
+
+def test_claim_h_norms_matter_before_mending_and_little_after_it(full):
+    """L1 and L2 cannot be told apart; chance breaks far more, and is mended to within a point."""
+    norms = full["norms"]
+    cut = {label: norms.values(label, "cut") for label in norms.labels}  # (seeds, 30 %, 50 %, 70 % gone)
+    mended = {label: norms.values(label, "mended") for label in norms.labels}
+    half = 1
+    worst = min(cut["L1 norm"][:, half].min(), cut["L2 norm"][:, half].min())
+    assert worst > 60 and cut["chance"][:, half].max() < 50
+    assert np.abs(mended["L1 norm"] - mended["L2 norm"]).max() < 0.25
+    assert len(set(np.sign(cut["L1 norm"] - cut["L2 norm"])[:, half])) == 2
+    behind = np.minimum(mended["L1 norm"], mended["L2 norm"]) - mended["chance"]
+    assert behind[:, :2].min() > 0.2 and behind[:, :2].max() < 0.8 and behind[:, 2].min() < 0
