@@ -573,7 +573,8 @@ for target in ("speed", "size", "accuracy", "balanced"):
 # the cache: the large network needs it, the small ones do not. So ask who else will be there.
 
 # %% [markdown]
-# `compression.AutoOptimizer` does all of it by itself: it makes a dozen versions of your network, measures each one *on your machine*, and chooses for a target, within limits. It looks at validation images, and checks what it chose on the test images. Read what it says, to the last word.
+# `compression.AutoOptimizer` does all of this by itself: it makes a dozen versions of your network, measures each one *on your machine*, and chooses for a target, within limits. It looks at validation images, and
+# checks what it chose on the test images. Read what it says, to the last word.
 
 # %%
 limits = lesson.limits(course.settings.data)
@@ -594,7 +595,7 @@ plots.show(
 Markdown(compression.create_efficiency_report(optimized, title="The small CNN, for size"))
 
 # %% [markdown]
-# Why measure? Because rules of thumb fail. "Integers are fast": the second network below is narrow from the start, 4, 8 and 16 channels. It is to be as fast as can be.
+# Why measure? Because rules of thumb fail. "Integers are fast", says one. The second network below is narrow from the start, with 4, 8 and 16 channels, and the target is speed. What will be chosen?
 
 # %%
 speed.show_choices(course.experiment("auto"))

@@ -93,7 +93,7 @@ LESSONS: tuple[Lesson, ...] = (
         "Compression",
         "How small and fast can it get before it forgets?",
         available=True,
-        minutes=190,
+        minutes=200,
         points=24,
     ),
     Lesson(
