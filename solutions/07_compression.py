@@ -683,7 +683,7 @@ figures.show_places()
 
 # %% [markdown] tags=["reflection"] points=2
 # ### Design task · Under a constraint (2 points)
-# On Fashion-MNIST: **at most 250 kB, 1 ms for one image, 88 % accuracy.** On the digits of the quick preset: 60 kB, 1 ms, 93 %. Then go on: **the smallest file you can make that keeps the last two limits.** `attempt` measures a
+# On Fashion-MNIST: **at most 250 kB, 1 ms for one image, 88 % accuracy.** On the digits of the quick preset: 60 kB, 1 ms, 93 %. Then go on: **the smallest file you can make that keeps the last two limits.** (`AutoOptimizer` knows three shares, the same for all layers. You know more.) `attempt` measures a
 # recipe on validation images. When you have chosen, score that one recipe on the test images, once: `lesson.attempt(recipe, PRESET, "test")`.
 #
 # Write down what you tried, what you chose, and its four numbers: size, time, validation and test accuracy.
@@ -726,9 +726,10 @@ course.score()
 #
 # ## Summary
 # - A scale and a zero point turn numbers into integers; 0 has to come back as 0; one scale for every channel of the weights.
-# - A file in 16 bits is a storage format on a CPU. Zeros save nothing. Channels do.
+# - A file in 16 bits is a storage format on a CPU. Zeros save nothing. Channels do, and with a channel goes all that hangs on it.
+# - Which channels go matters until the network is mended, and little afterwards. Compare with chance.
 # - Rounding can be trained through. A teacher mends what was cut.
-# - MACs are a promise. Measure time, in turns, with as many images at once as you will have.
+# - MACs are a promise. Measure time, in turns, with as many images at once as you will have. A profiler says where it goes.
 # - Choose from a front, on validation images, under limits.
 # - In a stream: cut slowly, mend with the memory, calibrate with samples of all tasks.
 #

@@ -290,6 +290,37 @@ def test_prepared_labels_read_back_the_same(tmp_path, capsys):
     np.testing.assert_allclose(read_ava_labels(tmp_path / "labels.json").score, read_ava_labels(table).score, atol=1e-6)
 
 
+def test_scores_on_another_scale_are_brought_to_ten(tmp_path, capsys):
+    from course_utils.datasets.eva import read_eva_labels
+
+    stars, out = tmp_path / "stars.csv", tmp_path / "labels.csv"
+    stars.write_text("image_id,score,spread\na,1,\nb,4,0.8\nc,5,0.4\n")
+    wanted = ["iqa", "prepare", str(stars), "--scale", "1", "5", "--output", str(out)]
+    assert cli.main(wanted) == 0
+    assert "mean score 5.83 of 10" in capsys.readouterr().out
+    made = read_eva_labels(out)
+    np.testing.assert_allclose(made.score, [0, 0.75, 1])
+    np.testing.assert_allclose(made.spread, [np.nan, 0.2, 0.1])
+    stars.write_text("image_id,score\na,7\n")
+    assert cli.main(wanted) == 1 and "--scale LOWEST HIGHEST" in capsys.readouterr().err
+    assert read_eva_labels(out).ids == made.ids  # what was there stays
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "scale", "text"),
+    [
+        ("stars.csv", "image_id,score\na,3\n", ("5", "1"), "the lowest possible score, then the highest"),
+        ("votes.csv", "image_id=user_id=score\n1=E1=3\n", ("1", "5"), "holds votes, which have a scale of their own"),
+        ("AVA.txt", "1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396\n", ("1", "5"), "AVA's counts have a scale"),
+    ],
+)
+def test_scales_that_cannot_be(name, content, scale, text, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
+    out = tmp_path / "labels.csv"
+    assert cli.main(["iqa", "prepare", str(tmp_path / name), "--scale", *scale, "--output", str(out)]) == 1
+    assert text in capsys.readouterr().err and not out.exists()
+
+
 def test_what_cannot_be_prepared_is_said(tmp_path, capsys):
     table = tmp_path / "AVA.txt"
     table.write_text("1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396\n")

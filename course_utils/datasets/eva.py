@@ -148,7 +148,8 @@ def _from_scores(path: Path, scale: tuple[float, float]) -> Labels:
             raise DataCorrupt(f"{path}, line {line}: {row['score']!r} is no number; expected a score") from None
         if not low <= value <= high:
             raise DataCorrupt(
-                f"{path}, line {line}: the score {value:g} is outside {low:g} to {high:g}; pass scale=(lowest, highest)"
+                f"{path}, line {line}: the score {value:g} is outside {low:g} to {high:g}; pass scale=(lowest, highest), "
+                "or bring the file to 0 to 10 with `course iqa prepare ... --scale LOWEST HIGHEST`"
             )
         ids.append(image_name(row["image_id"]))
         score.append((value - low) / (high - low))

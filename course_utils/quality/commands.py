@@ -24,6 +24,9 @@ def add_to(commands: Any) -> None:
     prepare = iqa.add_parser("prepare", help="write EVA's or AVA's labels as one plain file")
     prepare.add_argument("label_file", type=Path, help="votes_filtered.csv, AVA.txt, a JSON file or a folder of them")
     prepare.add_argument("--categories_file", type=Path, help="EVA's image_content_category.csv")
+    prepare.add_argument(
+        "--scale", type=float, nargs=2, metavar=("LOWEST", "HIGHEST"), help="of a CSV of scores, if it is not 0 to 10"
+    )
     prepare.add_argument("--output", type=Path, required=True, help="a .csv or a .json")
     prepare.set_defaults(action=_prepare)
 
@@ -87,7 +90,8 @@ def _table(results: dict[str, Any]) -> str:
 def _prepare(options: argparse.Namespace) -> int:
     from course_utils.quality.preparation import prepare
 
-    print(prepare(options.label_file, options.output, options.categories_file))
+    scale = None if options.scale is None else (options.scale[0], options.scale[1])
+    print(prepare(options.label_file, options.output, options.categories_file, scale))
     return 0
 
 

@@ -15,7 +15,12 @@ from course_utils.datasets.scored import Labels, split_of
 from course_utils.quality.config import ConfigError
 
 
-def prepare(label_file: str | Path, output: str | Path, categories_file: str | Path | None = None) -> str:
+def prepare(
+    label_file: str | Path,
+    output: str | Path,
+    categories_file: str | Path | None = None,
+    scale: tuple[float, float] | None = None,
+) -> str:
     """Write the labels of EVA or AVA, in any form that is published, as one file; returns a sentence about it.
 
     Args:
@@ -23,14 +28,25 @@ def prepare(label_file: str | Path, output: str | Path, categories_file: str | P
         output: ends in .csv, columns image_id, score (0 to 10), spread, votes, category, split; or in .json, a list of
             {"image_id", "label": shares of the levels}.
         categories_file: EVA's `image_content_category.csv`.
+        scale: (lowest, highest) possible score of a CSV of scores, 0 to 10 by default; they are brought to 0 to 10.
 
     Raises:
-        ConfigError: another ending. DataNotFound, DataCorrupt: as the readers.
+        ConfigError: another ending, or a scale that runs backwards or that the labels have already. DataNotFound, DataCorrupt: as the readers.
     """
     path, target = Path(label_file).expanduser(), Path(output).expanduser()
     if target.suffix not in (".csv", ".json"):
         raise ConfigError(f"output: {target} ends in {target.suffix or 'nothing'}; write a .csv or a .json")
-    labels = read_eva_labels(path, categories_file) if path.suffix == ".csv" else read_ava_labels(path)
+    if scale is not None and not scale[0] < scale[1]:
+        raise ConfigError(f"scale: {scale[0]:g} to {scale[1]:g}; give the lowest possible score, then the highest")
+    if path.suffix == ".csv":
+        options = {} if scale is None else {"scale": scale}
+        labels = read_eva_labels(path, categories_file, **options)
+        if scale is not None and not np.isnan(labels.distribution).all():
+            raise ConfigError(f"scale: {path.name} holds votes, which have a scale of their own; leave it out")
+    elif scale is not None:
+        raise ConfigError("scale: AVA's counts have a scale of their own; leave it out")
+    else:
+        labels = read_ava_labels(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.part")
     (_write_csv if target.suffix == ".csv" else _write_json)(labels, temporary)
