@@ -99,6 +99,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.record_timings and options.preset != "quick":
         print(f"course run: --record-timings measures the quick preset, not {options.preset}", file=sys.stderr)
         return 2
+    if options.together < 1:
+        print(f"course run: --together {options.together}; at least one lesson at a time", file=sys.stderr)
+        return 2
     if options.together > 1 and (options.record_timings or options.preset == "full"):
         print(
             "course run: --together is for the smoke and quick presets, and minutes are measured alone", file=sys.stderr

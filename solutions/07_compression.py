@@ -359,7 +359,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Who shares a channel with whom is the **dependency graph**. Torch-Pruning finds it by following a tensor through the network; the picture is drawn from what it found. Ask it about the patient: one channel of the last convolution is nine or sixteen inputs of the dense layer, one for every pixel that is left.
+# Who shares a channel with whom is the **dependency graph**. Torch-Pruning finds it by following a tensor through the network; the picture is drawn from what it found. Ask it about the patient: one channel of the last convolution is sixteen inputs of the dense layer on Fashion-MNIST, one for every pixel that is left, and on the digits a single one.
 
 # %%
 for part in compression.shared_channels(model, "body.9", 2, shape):
@@ -399,18 +399,28 @@ small = remove_channels(first.weight.detach(), first.bias.detach(), second.weigh
 print("before:", *(tuple(t.shape) for t in (first.weight, second.weight)), "after:", *(tuple(t.shape) for t in small))
 
 # %% [markdown]
-# L1 or L2? And what is a norm worth at all? A control: channels drawn by **chance**. Guess how much worse it is, right after the cut, and once the network has been mended.
+# L1 or L2? And of what? `prune_model` ranks a channel by *all that goes with it*: its own weights, its BatchNorm, what the next layer reads of it. And what is a norm worth at all? A control: channels drawn by **chance**. Guess how much worse it is than
+# the norms, right after the cut, and once the network is mended.
 
 # %%
 norms = course.experiment("norms")
 plots.show(
-    sketches.draw_norms(norms, second.weight),
-    alt="Left: ranks of channels by L1 and L2 norm lie along the diagonal. Right: accuracy after a cut falls far, and returns close to the whole network's once mended, by norms and by chance.",
+    sketches.draw_norms(course.recorded("norms") or norms),
+    alt="Two panels of accuracy against channels gone. Right after the cut the ways to rank channels lie far apart, chance lowest; once mended they lie within a point or two.",
+)
+
+# %%
+norms.table(
+    {
+        "half gone, cut (%)": lambda record: record["cut"][1],
+        "mended (%)": lambda record: record["mended"][1],
+        "nothing cut (%)": "whole",
+    },
+    caption="Accuracy on test images; chance is another draw with every seed.",
 )
 
 # %% [markdown] tags=["claim"]
-# **Claim H.** Full run, three seeds. L1 and L2 keep nearly the same channels, and who wins after a cut changes from seed to seed: 66 to 75 % are left with half of the channels gone. Chance breaks far more: 19 to 43 %. So a norm does know something. But mend the network for 120 steps,
-# and L1 and L2 are within 0.2 points of each other, and chance only 0.3 to 0.7 behind (at 30 and 50 %; at 70 % one seed turns it round). Most of what a cut loses comes back by training, whichever channels went. Widths matter more than which channels they are: this is what Liu and others found on large networks.
+# **Claim H.** TODO-NORMS
 
 # %% [markdown]
 # ## 7 · Slowly
@@ -486,8 +496,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Where does the time go? ONNX Runtime has a **profiler**, which writes down the time of every node. It takes some time itself, two or three microseconds a node: as much as it reports for a *reshape*, which
-# computes nothing. So `compression.node_times` takes that off. What no node takes, is the call.
+# Where does the time go? ONNX Runtime has a **profiler**, which writes down the time of every node. Some two microseconds of each are its own: it reports as much for nodes that compute next to nothing, and `compression.node_times` takes
+# that off. Nodes go *to and fro* when they turn numbers into integers and back, or images into the order in which a node wants them. What no node takes, is the call.
 
 # %%
 plots.show(
@@ -646,7 +656,7 @@ stream.table(
 
 # %%
 plots.show(
-    compression.plot_efficiency_over_tasks(figures.deployed_rows(stream), stream.data_title),
+    compression.plot_efficiency_over_tasks(figures.deployed_rows(stream), f"{stream.data_title}, the first seed"),
     alt="Size, speed, accuracy and forgetting of the deployed file after each of five tasks, for three ways to deploy.",
 )
 

@@ -17,7 +17,7 @@ from test_compression_integers import images, trained_cnn
 from torch import nn
 
 from course_utils import compression, lora, models
-from course_utils.compression import benchmark, report
+from course_utils.compression import benchmark, profiling, report
 from course_utils.compression.auto import AutoOptimizer
 from course_utils.compression.choice import Candidate, Constraints, choose, pareto
 from course_utils.compression.profiling import Node
@@ -206,16 +206,50 @@ def trained():
 
 
 def test_time_of_every_node(tmp_path):
-    """The nodes are those that run, and the work sums to the call."""
-    network = models.SmallCNN((1, 16, 16), widths=(96, 96)).eval()
-    path = compression.export_onnx(nn.Sequential(network.body), tmp_path / "wide.onnx", (1, 16, 16))
-    nodes, call = compression.node_times(path, (1, 16, 16), runs=40)
-    assert Counter(node.kind for node in nodes) == compression.nodes_run(path)
-    work = compression.work_of(nodes, call)
-    assert tuple(work) == compression.KINDS_OF_WORK and min(work.values()) >= 0
-    assert work["multiplying"] > 0 and sum(work.values()) >= call * (1 - 1e-9)
-    with pytest.raises(ValueError, match="runs=0"):
-        compression.node_times(path, (1, 16, 16), runs=0)
+    """The nodes are those that run, each file has its own, and the profiler's share is off."""
+    files = {}
+    for width in (8, 96):
+        network = models.SmallCNN((1, 16, 16), widths=(width, width)).eval()
+        files[f"{width}"] = compression.export_onnx(
+            nn.Sequential(network.body), tmp_path / f"{width}.onnx", (1, 16, 16)
+        )
+    found = compression.node_times(files, (1, 16, 16), rounds=2, runs=20)
+    assert list(found) == ["8", "96"]
+    for label, (nodes, call) in found.items():
+        assert Counter(node.kind for node in nodes) == compression.nodes_run(files[label])
+        work = compression.work_of(nodes, call)
+        assert tuple(work) == compression.KINDS_OF_WORK and call > 0 and work["multiplying"] > 0
+
+
+def test_a_nodes_mean_leaves_out_what_does_not_count():
+    """Of a turn of 2 + 4 calls the first two, of what is left the slowest quarter; and what the profiler takes."""
+    turn = [900, 800, 10, 12, 14, 500]
+    events = [{"cat": "Session", "name": "model_run", "dur": 7}]
+    events += [{"cat": "Node", "name": "c1_kernel_time", "dur": t, "args": {"op_name": "Conv"}} for t in turn * 2]
+    events += [{"cat": "Node", "name": "r_kernel_time", "dur": 1, "args": {"op_name": "Reshape"}}] * 12
+    events += [{"cat": "Node", "name": "c1_fence_before", "dur": 99, "args": {"op_name": "Conv"}}]
+    assert profiling._nodes(events, 4, 2.0) == [Node("Conv", "c1", 10.0), Node("Reshape", "r", 0.0)]
+
+
+def test_what_cannot_be_profiled(tmp_path):
+    path = compression.export_onnx(trained_cnn(), tmp_path / "a.onnx", (1, 8, 8))
+    with pytest.raises(ValueError, match=r"a takes images of shape \[1, 8, 8\], image_shape is \[3, 8, 8\]"):
+        compression.node_times({"a": path}, (3, 8, 8))
+    for options in ({"runs": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="at least one each"):
+            compression.node_times({"a": path}, (1, 8, 8), **options)
+    with pytest.raises(ValueError, match="0 files"):
+        compression.node_times({}, (1, 8, 8))
+
+
+def test_a_convolution_with_its_batchnorm_folded_multiplies(tmp_path):
+    """ONNX Runtime gives it the BatchNorm's name."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3)).eval()
+    path = compression.export_onnx(network, tmp_path / "a.onnx", (1, 12, 12))
+    nodes, _ = compression.node_times({"a": path}, (1, 12, 12), rounds=1)["a"]
+    (folded,) = [node for node in nodes if "BatchNorm" in node.name]
+    assert folded.kind == "Conv" and compression.work_of([Node(folded.kind, folded.name, 5.0)], 5.0)["multiplying"] == 5
 
 
 def test_kinds_of_work_by_hand():
@@ -432,6 +466,8 @@ def test_tasks_and_front_are_drawn():
     }  # fmt: skip
     faster = compression.plot_efficiency_over_tasks([{**row, "speedup": 2.0} for row in history])
     assert "times as fast as uncut" in {axes.get_ylabel() for axes in faster.axes if axes.lines}
+    many = compression.plot_efficiency_over_tasks({f"run {number}": history for number in range(9)})
+    assert len(many.legends[0].texts) == 9
     with pytest.raises(ValueError, match="history is empty"):
         compression.plot_efficiency_over_tasks([])
     front = compression.plot_front([BASE, INT8, HALF], chosen="int8")

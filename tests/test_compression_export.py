@@ -226,6 +226,22 @@ def test_torchvisions_networks_run_on_integers(name, tmp_path):
     assert compression.signal_to_noise(made(x).detach(), answers) > 20
 
 
+@pytest.mark.parametrize("kind", ["skipped", "a BatchNorm"])
+def test_a_convolution_rounds_for_itself_where_no_integers_follow_its_relu(kind, tmp_path):
+    """What reads the ReLU stays floats, or changes the numbers first: the convolution in front stays an integer one all the same."""
+    torch.manual_seed(0)
+    between = [nn.MaxPool2d(2), nn.BatchNorm2d(8)] if kind == "a BatchNorm" else []
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), *between, nn.Conv2d(8, 8, 3)
+    ).eval()
+    if between:
+        network[5].weight.data.fill_(-1.0)  # cannot be folded through the maximum
+    x = images(16, (1, 16, 16))
+    made = calibrated(network, x, skip=[] if between else ["4"])
+    path = compression.export_onnx(made, tmp_path / "a.onnx", (1, 16, 16))
+    assert compression.nodes_run(path)["QLinearConv"] == (2 if between else 1)
+
+
 def test_sizes_of_files_are_those_of_their_integers(tmp_path):
     network = models.build("small_cnn", GREY28, num_outputs=10).eval()
     count = compression.parameters(network)

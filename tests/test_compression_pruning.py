@@ -75,6 +75,39 @@ def test_what_shares_a_channel():
     assert compression.shared_channels(chained, "dense.0", 0, (1, 8, 8))[-1].layer == "head"
 
 
+def test_a_depthwise_convolution_loses_a_channel_and_one_in_groups_cannot():
+    depthwise = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 1))
+    found = compression.shared_channels(depthwise, "0", 3, (1, 8, 8))
+    assert [(part.layer, part.side, part.places) for part in found] == [
+        ("0", "outputs", (3,)), ("1", "channels", (3,)), ("2", "inputs", (3,))
+    ]  # fmt: skip
+    grouped = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 2, 1))
+    with pytest.raises(ValueError, match="1 works in 2 groups and loses a channel of each"):
+        compression.shared_channels(grouped, "0", 3, (1, 8, 8))
+
+
+def test_channels_of_what_cannot_be_followed():
+    with pytest.raises(ValueError, match=r"does not take images of shape \(3, 8, 8\)"):
+        compression.shared_channels(Bypass(), "first", 0, (3, 8, 8))
+    with pytest.raises(ValueError, match="ask the one in floats"):
+        compression.shared_channels(compression.prepare(trained_cnn(), (1, 8, 8)), "body.5", 0, (1, 8, 8))
+
+
+def test_own_weights_rank_as_channel_norms_do():
+    """The group's mean does not: what the next layer reads counts there, too."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        network[2].weight[:, network[0].weight.abs().sum(dim=(1, 2, 3)).argmin()] += 5  # a small channel that is read
+    for norm, own in (("l1", True), ("l2", True), ("l1", False)):
+        made = copy.deepcopy(network)
+        ChannelPruner(made, 0.5, (1, 8, 8), norm=norm, own=own, ignored=("2",)).step()
+        kept = compression.channel_norms(network[0].weight, norm).topk(3).indices.sort().values
+        assert torch.equal(made[0].weight, network[0].weight[kept]) is own
+    with pytest.raises(ValueError, match="norm='max' is unknown"):
+        compression.importance_of("max")
+
+
 @pytest.mark.parametrize(("layer", "channel", "text"), [("norm", 0, "no convolution"), ("first", 4, "has 4, counted")])
 def test_channels_that_are_not_there(layer, channel, text):
     with pytest.raises(ValueError, match=text):

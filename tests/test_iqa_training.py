@@ -310,6 +310,7 @@ def test_scores_on_another_scale_are_brought_to_ten(tmp_path, capsys):
     ("name", "content", "scale", "text"),
     [
         ("stars.csv", "image_id,score\na,3\n", ("5", "1"), "the lowest possible score, then the highest"),
+        ("stars.csv", "image_id,score\na,3\n", ("0", "inf"), "the lowest possible score, then the highest"),
         ("votes.csv", "image_id=user_id=score\n1=E1=3\n", ("1", "5"), "holds votes, which have a scale of their own"),
         ("AVA.txt", "1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396\n", ("1", "5"), "AVA's counts have a scale"),
     ],

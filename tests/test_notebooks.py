@@ -16,6 +16,7 @@ import pytest
 from helpers import ROOT, SLUGS, SOURCES, TINY, tiny
 from nbclient import NotebookClient
 
+from course_utils import cli
 from course_utils.lessons import report, run
 from course_utils.lessons.placeholders import of_checkout
 from course_utils.lessons.source import BuildError, read, source_hash
@@ -232,6 +233,29 @@ def test_lessons_run_together_give_the_same(three_lessons, tmp_path):
     assert {path.name for path in (tmp_path / "notebooks").iterdir()} == {
         path.name for path in (root / "build" / "notebooks").iterdir()
     }
+
+
+@pytest.mark.slow
+def test_a_lesson_whose_process_dies_takes_no_other_along(tmp_path):
+    lesson = plain(tmp_path, "00_start_here")
+    plain(tmp_path, "01_forgetting")
+    killed = replace(lesson.context, lookup=dies)
+    plain(tmp_path, "01_forgetting", "\n# %% [markdown]\n# {{card:00.1}}\n")
+    results = run.run(killed, parameters={"PRESET": "smoke"}, together=2, say=lambda line: None)
+    assert [result.status for result in results] == ["ok", "failed"]
+    assert "was killed" in results[1].message and (tmp_path / "build" / "index.html").exists()
+
+
+def dies(identifier: str):
+    os._exit(9)
+
+
+@pytest.mark.parametrize(
+    "options", [["--together", "2", "--preset", "full"], ["--together", "2", "--record-timings"], ["--together", "0"]]
+)
+def test_lessons_together_are_refused_where_they_would_spoil_a_measurement(options, capsys):
+    assert cli.main(["run", "00", *options]) == 2
+    assert "--together" in capsys.readouterr().err
 
 
 @pytest.mark.slow

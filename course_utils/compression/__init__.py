@@ -36,7 +36,7 @@ _HOMES = {
     "fold": ("fold_batchnorm", "folded_weights"),
     "half": ("HalfModel",),
     "heads": ("head_norms", "keep_heads"),
-    "importance": ("channel_norms",),
+    "importance": ("channel_norms", "importance_of"),
     "inputs": ("find_image_shape",),
     "observers": ("Observer",),
     "preparation": ("calibrate", "integer_weights", "prepare", "quantized_layers"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from course_utils.compression.heads import PARTS, attentions, head_norms, keep_heads
-from course_utils.compression.importance import NORMS, RandomImportance
+from course_utils.compression.importance import NORMS, importance_of
 from course_utils.compression.schedule import cubic_sparsity
 from course_utils.compression.storage import channels_last
 from course_utils.models import ExpandableHead
@@ -22,8 +22,9 @@ class ChannelPruner:
     Args:
         ratio: share that is gone after the last step: of the channels of every convolution, of the neurons of every hidden
             dense layer, and of the heads of every attention. A transformer's width, which all its blocks add to, stays.
-        norm: "l1", "l2", or "random": channels drawn with `seed`, a control that shows what the norms are worth. Heads are
-            ranked by L2 norms then.
+        norm: "l1" or "l2" of all that goes with a channel: its own weights, its BatchNorm, what the next layers read of it.
+            Or "random": channels drawn with `seed`, a control that shows what norms are worth; heads are ranked by L2 then.
+        own: rank by a channel's own weights only, see `importance.importance_of`.
         original: the unpruned network, if this one was pruned before: shares are counted of its widths, so that small
             steps do not add up their roundings. Then there is one step.
 
@@ -44,16 +45,13 @@ class ChannelPruner:
         ignored: Sequence[str] = (),
         round_to: int = 1,
         original: nn.Module | None = None,
+        own: bool = False,
         seed: int = 0,
     ):
         import torch_pruning as tp
 
-        if norm not in (*NORMS, "random"):
-            raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}, or 'random'")
+        importance = importance_of(norm, own, seed)
         self.model, self.norm = model, NORMS.get(norm, 2)
-        importance: Any = RandomImportance(seed)
-        if norm in NORMS:
-            importance = tp.importance.GroupMagnitudeImportance(p=self.norm)
         self.plan = _cubic(ratio, steps)
         self.done = 0
         heads = [module for module in model.modules() if isinstance(module, ExpandableHead)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,15 @@ from course_utils.compression.tracing import Call, Trace, example, trace
 from course_utils.models import ExpandableHead
 
 PASSES_ON = ("batch_norm", "identity", "dropout", "contiguous")  # what may stand between a convolution and its ReLU
-KEEPS = ("max_pool2d", "flatten", "view", "reshape")  # gives only numbers that it was given
+KEEPS = (
+    "max_pool2d",
+    "flatten",
+    "view",
+    "reshape",
+    "identity",
+    "dropout",
+    "contiguous",
+)  # gives only numbers that it was given
 ROUNDS = ("conv2d", "linear")
 
 
@@ -61,7 +69,7 @@ def prepare(
         replacement: nn.Module | None = None
         if isinstance(layer, nn.Conv2d):
             # Signed numbers are cut off at -128, not at 0: a ReLU is no part of their rounding, so it gets rounded numbers.
-            rounds = symmetric or not _meets_relu(found, name)
+            rounds = symmetric or not _meets_relu(found, name, skip)
             replacement = QuantConv2d(layer, bits, observer, output=rounds, symmetric=symmetric)
         elif isinstance(layer, nn.Linear):
             replacement = QuantLinear(layer, bits, observer, symmetric=symmetric)
@@ -73,7 +81,7 @@ def prepare(
     return made
 
 
-def _meets_relu(found: Trace, name: str) -> bool:
+def _meets_relu(found: Trace, name: str, skip: Collection[str]) -> bool:
     """Whether a ReLU is all that reads a convolution's output, and a layer of integers reads that: it rounds for both."""
     call = next((call for call in found.calls if call.module == name and call.name == "conv2d"), None)
     while call is not None:
@@ -81,17 +89,17 @@ def _meets_relu(found: Trace, name: str) -> bool:
         if len(readers) != 1:
             return False
         if readers[0].name == "relu":
-            return _is_rounded(found, readers[0])
+            return _is_rounded(found, readers[0], skip)
         call = readers[0] if readers[0].name in PASSES_ON else None
     return False
 
 
-def _is_rounded(found: Trace, call: Call) -> bool:
+def _is_rounded(found: Trace, call: Call, skip: Collection[str]) -> bool:
     """Whether a layer of integers is among those that read what a call gives, possibly after a maximum or a flattening."""
     readers = found.readers(call.output)
-    if any(reader.name in ROUNDS for reader in readers):
+    if any(reader.name in ROUNDS and reader.module not in skip for reader in readers):
         return True
-    return any(_is_rounded(found, reader) for reader in readers if reader.name in (*PASSES_ON, *KEEPS))
+    return any(_is_rounded(found, reader, skip) for reader in readers if reader.name in KEEPS)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from course_utils.compression.choice import Candidate, pareto
-from course_utils.plots.style import DASHES, DPI, GREY, MARKERS, PALETTE, use_style
+from course_utils.plots.style import DPI, GREY, PALETTE, numbered, use_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +136,7 @@ def plot_efficiency_over_tasks(
     use_style()
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
-    ratios = all("speedup" in row for rows in runs.values() for row in rows)
+    ratios = all(row.get("speedup") is not None for rows in runs.values() for row in rows)
     speed = ("speedup", "times as fast as uncut", 1) if ratios else ("latency_ms", "latency (ms)", 1)
     wanted = [("size_mb", "size of the file (MB)", 1), speed]
     wanted += [("accuracy", "accuracy on all tasks seen (%)", 100), ("forgetting", "forgetting (points)", 100)]
@@ -144,14 +144,13 @@ def plot_efficiency_over_tasks(
         for number, (label, rows) in enumerate(runs.items()):
             found = [(row["task"], factor * row[key]) for row in rows if row.get(key) is not None]
             if found:
-                look = {"marker": MARKERS[number], "color": PALETTE[number], "linestyle": DASHES[number]}
-                axes.plot(*zip(*found, strict=True), label=label, **look)
+                axes.plot(*zip(*found, strict=True), label=label, **numbered(number))
         axes.set(xlabel="tasks learned", ylabel=ylabel)
         low, high = axes.get_ylim()
         axes.set_ylim(min(0, low), high + 0.05 * (high - min(0, low)))
         axes.set_xticks(sorted({row["task"] for rows in runs.values() for row in rows}))
     if len(runs) > 1:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(runs)))
     figure.suptitle(title or "What is deployed after every task")
     return _saved(figure, save_path)
 

@@ -8,7 +8,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -95,15 +96,28 @@ def _one_by_one(
         return
     minutes = context.machine_minutes or {}
     waiting = sorted(paths, key=lambda path: minutes.get(path.stem, 0.0))  # the last one starts first
-    with ProcessPoolExecutor(together, mp_context=get_context("spawn")) as pool:
+    with ThreadPoolExecutor(together) as pool:
         running: dict[Future[LessonRun], Path] = {}
         while waiting or running:
             while waiting and len(running) < together:
                 path = waiting.pop()
                 yield path, None
-                running[pool.submit(run_lesson, path, context, parameters, output, jobs=jobs)] = path
+                running[pool.submit(_in_its_own_process, path, context, parameters, output, jobs)] = path
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(done), done.result()
+
+
+def _in_its_own_process(path: Path, context: Context, parameters: dict[str, Any], output: Path, jobs: int) -> LessonRun:
+    """A process for each lesson: one that dies takes no other along."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            return alone.submit(run_lesson, path, context, parameters, output, jobs=jobs).result()
+    except BrokenProcessPool:
+        message = (
+            "the process that ran this lesson was killed; was there enough memory? Run it alone: course run "
+            + path.stem[:2]
+        )
+        return LessonRun(path.stem, path.stem, "failed", 0.0, message)
 
 
 def run_lesson(path: Path, context: Context, parameters: dict[str, Any], output: Path, *, jobs: int = 1) -> LessonRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def prepare(
     path, target = Path(label_file).expanduser(), Path(output).expanduser()
     if target.suffix not in (".csv", ".json"):
         raise ConfigError(f"output: {target} ends in {target.suffix or 'nothing'}; write a .csv or a .json")
-    if scale is not None and not scale[0] < scale[1]:
+    if scale is not None and not (scale[0] < scale[1] and all(map(math.isfinite, scale))):
         raise ConfigError(f"scale: {scale[0]:g} to {scale[1]:g}; give the lowest possible score, then the highest")
     if path.suffix == ".csv":
         options = {} if scale is None else {"scale": scale}

@@ -250,7 +250,7 @@ def run_norms(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None
     after: dict[str, list[float]] = {"cut": [], "mended": []}
     for ratio in RATIOS:
         made = copy.deepcopy(model).requires_grad_(True)
-        compression.ChannelPruner(made, ratio, shape, norm=config["norm"], seed=seed).step()
+        compression.ChannelPruner(made, ratio, shape, norm=config["norm"], own=config["own"], seed=seed).step()
         after["cut"].append(100 * compression.accuracy(made.eval(), test))
         compression.finetune(made, train, steps=config["heal"], lr=config["lr"], teacher=model)
         after["mended"].append(100 * compression.accuracy(made.eval(), test))
@@ -290,6 +290,15 @@ def run_auto(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
     }
 
 
+def run_passes(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How well a network knows images that it was trained on, and others, in per cent: does it want more passes, or more images?"""
+    model = trained(config, seed)
+    train, validation, test = loaders(config, seed)
+    parts = {"train": train.first(config["images"]), "validation": validation, "test": test}
+    found = {name: 100 * compression.accuracy(model, part) for name, part in parts.items()}
+    return {"data": describe(load(config["data"])), **found}
+
+
 # ---- what MACs promise -------------------------------------------------------------------------------------------------
 
 
@@ -314,10 +323,9 @@ def run_macs(config: dict[str, Any], seed: int, using: Mapping[str, Any] | None)
         one, many = (
             compression.benchmark_models(everything, None, batch_size=size, folder=folder, **same) for size in (1, 32)
         )
-        work = {
-            name: compression.work_of(*compression.node_times(one[name]["path"], shape, runs=config["profiled"]))
-            for name in made
-        }
+        files = {name: one[name]["path"] for name in made}
+        times = compression.node_times(files, shape, rounds=config["rounds"], runs=config["profiled"])
+        work = {name: compression.work_of(*found) for name, found in times.items()}
     macs = {name: compression.count_macs(network, shape) for name, network in made.items()}
     whole = macs[next(iter(made))]
     rows = {
@@ -431,7 +439,12 @@ def _bits(preset: str) -> dict[str, dict[str, Any]]:
     return {"one scale a layer": {**same, "per_channel": False}, "one scale a channel": {**same, "per_channel": True}}
 
 
-NORMS = {"L1 norm": "l1", "L2 norm": "l2", "chance": "random"}
+NORMS = {
+    "L1, own weights": ("l1", True),
+    "L1, all that goes": ("l1", False),
+    "L2, all that goes": ("l2", False),
+    "chance": ("random", False),
+}
 MENDED = {"smoke": 0.2, "quick": 1.0, "full": 0.3}  # passes of an AutoOptimizer after every cut
 
 
@@ -441,11 +454,11 @@ def limits(data: str) -> dict[str, float]:
     return {"max_size_mb": size / 1000, "max_latency_ms": latency, "min_accuracy": accuracy}
 
 
-MOVED = (10.0, 0.07, 0.1, 0.05, 0.1, 0.1)  # degrees and so on, see `Affine`: by itself a ViT learns its images by heart
+MOVED = (10.0, 0.07, 0.1, 0.05, 0.1, 0.1)  # degrees and so on, see `Affine`
 VITS: dict[str, dict[str, Any]] = {
     "smoke": {"options": {"patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}, "last": 3},
     "quick": {"options": {"patch_size": 2, "width": 48, "depth": 4, "num_heads": 4}, "epochs": 15, "last": 120},
-    "full": {"options": {}, "epochs": 10, "lr": 1e-3, "heal": 80, "last": 400, "augmented": MOVED},
+    "full": {"options": {}, "epochs": 7, "lr": 1e-3, "heal": 80, "last": 400},
 }
 
 
@@ -456,7 +469,7 @@ def _vits(preset: str) -> dict[str, dict[str, Any]]:
 def _norms(preset: str) -> dict[str, dict[str, Any]]:
     names = ("data", "limit", "batch_size", "epochs", "lr", "heal")
     same = {name: PRESETS[preset][name] for name in names} | CNN | {"images": 100 if preset == "smoke" else 10_000}
-    return {title: {**same, "norm": norm} for title, norm in NORMS.items()}
+    return {title: {**same, "norm": norm, "own": own} for title, (norm, own) in NORMS.items()}
 
 
 def _auto(preset: str) -> dict[str, dict[str, Any]]:
@@ -472,8 +485,22 @@ def _auto(preset: str) -> dict[str, dict[str, Any]]:
     }
 
 
+TWO_SEEDS = {"smoke": [0], "quick": [0], "full": [0, 1]}  # half an hour each
+
+
+def _passes(preset: str) -> dict[str, dict[str, Any]]:
+    """Longer than the ViT's training in `vit`: with the images as they are, and with images that are moved a little."""
+    names = ("data", "limit", "batch_size", "network", "options", "lr", "epochs")
+    same = {name: _vits(preset)["the ViT"][name] for name in names} | {"images": 100 if preset == "smoke" else 5000}
+    longer = {"smoke": (1, 1), "quick": (30, 20), "full": (20, 10)}[preset]
+    return {
+        "the images as they are": {**same, "epochs": longer[0]},
+        "moved images": {**same, "epochs": longer[1], "augmented": MOVED},
+    }
+
+
 def _macs(preset: str) -> dict[str, dict[str, Any]]:
-    profiled = {"smoke": 10, "quick": 300, "full": 1000}[preset]
+    profiled = {"smoke": 5, "quick": 40, "full": 100}[preset]
     chosen = {**PRESETS[preset], **CNN, "ratios": [0.0, 0.25, 0.5, 0.75, 0.875], "profiled": profiled}
     return {"untrained": chosen if preset != "smoke" else {**chosen, "ratios": [0.0, 0.875]}}
 
@@ -584,6 +611,7 @@ EXPERIMENTS = {
         Experiment("vit", run_vit, _vits, title="A transformer", code=_COMPRESSION),
         Experiment("macs", run_macs, _macs, title="What MACs promise", code=_COMPRESSION),
         Experiment("norms", run_norms, _norms, title="L1, L2 and chance", code=_COMPRESSION),
+        Experiment("passes", run_passes, _passes, seeds=TWO_SEEDS, title="Longer", code=_COMPRESSION),
         Experiment("auto", run_auto, _auto, title="Choosing by itself", code=_COMPRESSION),
         Experiment("stream", run_stream, _streams, title="Small in a stream", code=(*_COMPRESSION, *modules("learner", "methods", "streams", "metrics"))),
     )

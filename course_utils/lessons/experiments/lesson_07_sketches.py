@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
-from scipy.stats import rankdata
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from course_utils import compression
 from course_utils.lessons.results import Results
-from course_utils.plots.style import DASHES, GREY, MARKERS, PALETTE, use_style
+from course_utils.plots.style import GREY, PALETTE, numbered, use_style
 
 Range = tuple[float, float]
 
@@ -101,10 +100,9 @@ class Bypass(nn.Module):
 def draw_four_channels(channel: int = 2) -> Figure:
     """What goes along with one of four channels, in a chain and with a residual block: as the dependency graph finds it."""
     use_style()
-    figure = Figure(figsize=(10, 3.0), layout="constrained")
-    for axes, (title, network) in zip(
-        figure.subplots(1, 2, width_ratios=(3, 4)), (("a chain", Chain()), ("a residual block", Bypass())), strict=True
-    ):
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    networks = {"a chain": Chain(), "a residual block": Bypass()}
+    for axes, (title, network) in zip(figure.subplots(1, 2, width_ratios=(3, 4)), networks.items(), strict=True):
         parts = compression.shared_channels(network, "first", channel, (2, 8, 8))
         start, right = 0.0, dict[str, float]()
         layers: dict[str, Any] = dict(network.named_children())
@@ -115,59 +113,47 @@ def draw_four_channels(channel: int = 2) -> Figure:
                 goes = i in gone.get("outputs", gone.get("channels", ())) or j in gone.get("inputs", ())
                 look: dict[str, Any] = {"facecolor": PALETTE[1] if goes else "#D9D9D9", "hatch": "///" if goes else ""}
                 axes.add_patch(Rectangle((start + j, 3 - i), 0.92, 0.92, edgecolor="white", **look))
-            axes.text(start + wide / 2, 4.25, name, ha="center")
-            shape = " x ".join(map(str, layer.weight.shape))
-            axes.text(start + wide / 2, -0.55, shape, ha="center", fontsize=8, color=GREY)
+            axes.text(
+                start + wide / 2,
+                -0.5,
+                f"{name}\n{' x '.join(map(str, layer.weight.shape))}",
+                ha="center",
+                va="top",
+                fontsize=9,
+            )
             if right:
                 axes.annotate("", (start - 0.1, 2), (max(right.values()) + 0.1, 2), arrowprops={"arrowstyle": "->"})
             right[name], start = start + wide, start + wide + 1.3
         if "inner" in right:
-            around = FancyArrowPatch(
-                (right["norm"] + 0.65, 2), (right["inner"] + 0.65, 2), arrowstyle="->", mutation_scale=10
-            )
-            around.set(connectionstyle="arc3,rad=-0.75", color=PALETTE[0], linestyle="--")
-            axes.add_patch(around)
-            axes.text(right["inner"] + 0.65, 1.2, "+", ha="center", color=PALETTE[0], fontsize=14)
-        axes.set(xlim=(-0.5, start), ylim=(-1.1, 5.0), title=title)
+            before, behind = right["norm"] + 0.6, right["inner"] + 0.55
+            axes.plot([before, before, behind, behind], [2, 4.7, 4.7, 2.3], color=PALETTE[0], linestyle="--")
+            axes.plot(behind, 2, "o", markersize=15, color="white", markeredgecolor=PALETTE[0], zorder=3)
+            axes.text(behind, 2, "+", ha="center", va="center", color=PALETTE[0], fontsize=13, zorder=4)
+        axes.set(xlim=(-0.5, start), ylim=(-2.0, 5.2), title=title)
         axes.set_axis_off()
     figure.suptitle(
-        f"Rows are outputs, columns inputs, a square is a filter; hatched: what goes with channel {channel} of `first`"
+        f"Rows are outputs, columns inputs. Hatched: what goes with channel {channel} of “first”, counted from 0"
     )
     return figure
 
 
-def draw_norms(results: Results, weight: Tensor) -> Figure:
-    """Left: the channels of one layer, ranked by both norms. Right: what is left after a cut, and once it is mended."""
+def draw_norms(results: Results, title: str = "") -> Figure:
+    """What is left right after a cut, and once it is mended, by what the channels were ranked by; dots are seeds."""
     use_style()
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    ranks = [rankdata(compression.channel_norms(weight, norm).numpy()) for norm in ("l1", "l2")]
-    half = len(weight) / 2
-    same = (ranks[0] > half) == (ranks[1] > half)
-    left.plot(ranks[0][same], ranks[1][same], "o", color=PALETTE[0], label=f"both agree ({same.sum()})")
-    left.plot(
-        ranks[0][~same],
-        ranks[1][~same],
-        "X",
-        color=PALETTE[1],
-        markersize=9,
-        label=f"kept by one only ({(~same).sum()})",
-    )
-    for line in (left.axhline, left.axvline):
-        line(half + 0.5, color=GREY, linewidth=1, linestyle=":")
-    left.set(xlabel="rank by L1 norm", ylabel="rank by L2 norm", title="channels of a trained layer, half of them go")
-    left.legend(loc="upper left")
-    for number, label in enumerate(results.labels):
-        gone = 100 * np.array(next(iter(results.records[label].values()))["ratios"])
-        for key, fill in (("cut", "none"), ("mended", "full")):
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    for axes, key, said in zip(
+        figure.subplots(1, 2), ("cut", "mended"), ("right after the cut", "mended"), strict=True
+    ):
+        for number, label in enumerate(results.labels):
+            gone = 100 * np.array(next(iter(results.records[label].values()))["ratios"])
             seeds = results.values(label, key)
-            look = {"color": PALETTE[number], "marker": MARKERS[number], "fillstyle": fill, "linestyle": DASHES[number]}
-            right.plot(gone, seeds.mean(axis=0), label=f"{label}, {key}", **look)
+            axes.plot(gone, seeds.mean(axis=0), label=label, **numbered(number))
             for values in seeds if len(seeds) > 1 else ():
-                right.plot(gone, values, ".", color=PALETTE[number], markersize=3)
-    right.axhline(
-        results.mean(results.labels[0], "whole"), color=GREY, linestyle="-.", linewidth=1.2, label="nothing cut"
-    )
-    right.set(xlabel="channels that are gone (%)", ylabel="accuracy (%)", ylim=(0, 105), title=results.data_title)
-    right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+                axes.plot(gone, values, ".", color=PALETTE[number], markersize=4)
+        whole = results.mean(results.labels[0], "whole")
+        axes.axhline(whole, color=GREY, linestyle="-.", linewidth=1.2, label="nothing cut")
+        axes.set(xlabel="channels that are gone (%)", ylabel="accuracy (%)", title=said)
+    figure.axes[0].set_ylim(0, 105)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.suptitle(f"{results.data_title}{title}")
     return figure

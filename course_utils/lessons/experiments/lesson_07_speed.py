@@ -88,7 +88,7 @@ def draw_work(results: Results) -> Figure:
     for place, value in enumerate(total):
         left.annotate(f"{value:.0f}", (value, place), (4, 0), textcoords="offset points", va="center")
     left.set_yticks(range(len(names)), [f"{name.partition(' ')[0]}, {name.partition(' ')[2]} gone" for name in names])
-    left.set(xlabel="time of one image (% of the whole network's)", xlim=(0, 112))
+    left.set(xlabel="time of one image (% of the whole network's)", xlim=(0, 1.12 * max(total)))
     right.set(xlabel="its parts (%)", xlim=(0, 100))
     left.invert_yaxis()
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -131,4 +131,4 @@ def show_choices(results: Results) -> None:
             "points against fp32",
         ]
         note = results.note() if side == list(results.sides)[-1] else ""
-        display.table(header, rows, f"{side.capitalize()}. {note}")
+        display.table(header, rows, note or f"{side.capitalize()}.")
