@@ -52,7 +52,13 @@ def test_every_number_of_the_benchmark(tmp_path):
     path = compression.export_onnx(network, tmp_path / "same.onnx", (1, 8, 8))
     small = compression.prune_model(network, 0.5, image_shape=(1, 8, 8), gradual=False)["pruned_model"]
     rows = compression.benchmark_models(
-        {"fp32": network, "file": path, "pruned": small}, test, rounds=1, runs=100, clock=Clock(), folder=tmp_path
+        {"fp32": network, "file": path, "pruned": small},
+        test,
+        rounds=1,
+        runs=100,
+        seconds=0,
+        clock=Clock(),
+        folder=tmp_path,
     )
     whole, file = rows["fp32"], rows["file"]
     assert list(rows) == ["fp32", "file", "pruned"]
@@ -205,6 +211,15 @@ def trained():
     return network
 
 
+def test_rounds_go_on_for_so_long():
+    """A few rounds of small networks are over in a blink, and one disturbance would be all that was measured."""
+    calls = {"a": lambda x: x, "b": lambda x: x}
+    few = compression.interleaved(calls, (1, 2, 2), rounds=2, runs=3)
+    many = compression.interleaved(calls, (1, 2, 2), rounds=2, runs=3, seconds=0.05)
+    assert {len(times) for times in few.values()} == {6}
+    assert len(many["a"]) == len(many["b"]) > 30
+
+
 def test_time_of_every_node(tmp_path):
     """The nodes are those that run, each file has its own, and the profiler's share is off."""
     files = {}
@@ -266,7 +281,9 @@ def pretend(**milliseconds):
     """Measures for real, then puts other latencies in: by precision."""
 
     def measure(files, test_loader, **options):
-        rows = compression.benchmark_models(files, test_loader, **{**options, "memory": False, "rounds": 1, "runs": 1})
+        rows = compression.benchmark_models(
+            files, test_loader, **{**options, "memory": False, "rounds": 1, "runs": 1, "seconds": 0}
+        )
         for name, row in rows.items():
             row["latency_ms"] = milliseconds[name.split()[0]]
         return rows

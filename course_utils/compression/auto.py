@@ -134,7 +134,7 @@ class AutoOptimizer:
             rows = dict(self.measure(files, validation_loader or test_loader, **options, memory=self.memory))
             scored = rows
             if validation_loader is not None:
-                scored = dict(self.measure(files, test_loader, **options, rounds=1, runs=1, memory=False))
+                scored = dict(self.measure(files, test_loader, **options, rounds=1, runs=1, seconds=0, memory=False))
         candidates = [
             Candidate(name, row["size_bytes"] / 1e6, row["latency_ms"], row["accuracy"]) for name, row in rows.items()
         ]

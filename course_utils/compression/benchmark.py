@@ -38,6 +38,7 @@ def benchmark_models(
     threads: int = 1,
     rounds: int = 10,
     runs: int = 10,
+    seconds: float = 1.0,
     memory: bool = True,
     folder: str | Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -45,7 +46,8 @@ def benchmark_models(
     """Export, run and score several networks, and compare them on all counts.
 
     The networks take turns in rounds: whatever else the machine does then slows all of them alike. In each round a network
-    first answers twice untimed, then `runs` times.
+    first answers twice untimed, then `runs` times. Small networks are through with ten rounds in a blink, and whatever disturbs
+    the machine just then would count as theirs: so rounds go on for some time.
 
     Args:
         models: label -> network (exported to ONNX here) or the path of an ONNX file. The first one is the baseline.
@@ -53,6 +55,7 @@ def benchmark_models(
         device: "cpu": ONNX Runtime on `threads` cores. Anything else is refused, see `check_device`.
         image_shape: (channels, height, width); default is the first usual size that the first network takes.
         batch_size: images at once.
+        rounds, seconds: at least so many rounds, and at least for so long.
         memory: also run every file in a process of its own, for its peak memory.
         folder: keep the exported files here.
         clock: seconds; for tests.
@@ -97,7 +100,7 @@ def benchmark_models(
                 "macs": count_macs(model, shape) if isinstance(model, nn.Module) else None,
                 "integer_nodes": sum(nodes[kind] for kind in INTEGER_NODES),
             }
-        times = interleaved(opened, shape, batch_size, rounds, runs, clock)
+        times = interleaved(opened, shape, batch_size, rounds, runs, seconds, clock)
         empty = _in_new_process("", shape, batch_size) if memory else 0
         for label, row in rows.items():
             row.update(timing(times[label], batch_size))
@@ -147,12 +150,15 @@ def interleaved(
     batch_size: int = 1,
     rounds: int = 10,
     runs: int = 10,
+    seconds: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Label -> seconds of `rounds * runs` calls, all networks in turn, see `benchmark_models`."""
+    """Label -> seconds of `runs` calls in each round, all networks in turn, see `benchmark_models`."""
     x = np.random.default_rng(0).random((batch_size, *image_shape), dtype=np.float32)
     times: dict[str, list[float]] = {label: [] for label in opened}
-    for _ in range(rounds):
+    done, end = 0, time.monotonic() + seconds
+    while done < rounds or time.monotonic() < end:
+        done += 1
         for label, network in opened.items():
             network(x)
             network(x)

@@ -137,7 +137,7 @@ def draw_four_channels(channel: int = 2) -> Figure:
     return figure
 
 
-def draw_norms(results: Results, title: str = "") -> Figure:
+def draw_norms(results: Results) -> Figure:
     """What is left right after a cut, and once it is mended, by what the channels were ranked by; dots are seeds."""
     use_style()
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -155,5 +155,5 @@ def draw_norms(results: Results, title: str = "") -> Figure:
         axes.set(xlabel="channels that are gone (%)", ylabel="accuracy (%)", title=said)
     figure.axes[0].set_ylim(0, 105)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    figure.suptitle(f"{results.data_title}{title}")
+    figure.suptitle(f"{results.data_title}, {results.preset} run")
     return figure
