@@ -590,7 +590,8 @@ for target in ("speed", "size", "accuracy", "balanced"):
 
 # %%
 limits = lesson.limits(course.settings.data)
-optimizer = compression.AutoOptimizer("size", epochs=lesson.MENDED[PRESET], memory=False, **limits)
+training = {"epochs": lesson.MENDED[PRESET], "lr": course.settings.lr}  # behind every cut
+optimizer = compression.AutoOptimizer("size", **training, memory=False, **limits)
 optimized = optimizer.optimize_model(model, train, test, validation)
 print(limits, optimized["explanation"], sep="\n")
 
