@@ -513,7 +513,7 @@ plots.show(
 # The bars say why. *Multiplying* gets only 12 to 16 times as fast: 4 and 8 channels do not fill the instructions that multiply 8 or 16 numbers at once, and the first layer's single input channel cannot go. *Pooling and activations*, which
 # MACs do not count, get 1.5 to 3 times as fast: they were a tenth of the time, and are a third now. And *the call* takes another 13 to 22 %. A single dense layer takes a 23rd to a 26th of the whole network's time, so a network of this kind can hardly be more than 26 times as fast.
 #
-# Integers help as long as there is much to multiply. With 88 % gone they multiply for half as long again as floats do, and the network is 1.2 to 1.3 times slower than in floats, with every seed.
+# Integers help as long as there is much to multiply. With 88 % gone they multiply for 1.5 to 1.7 times as long as floats do, and the network is 1.2 to 1.3 times slower than in floats, with every seed.
 #
 # With 32 images at once a call costs next to nothing, and the promise for 50 % is kept (3.6 to 3.7 of 3.9). With 88 % gone it is 11 to 14 of 53.
 
