@@ -14,7 +14,7 @@ import pytest
 from course_utils import start
 from course_utils.lessons import codehash, experiment, records, storage
 from course_utils.lessons.experiment import Experiment
-from course_utils.lessons.results import Results
+from course_utils.lessons.results import Results, mean_and_spread
 from course_utils.lessons.storage import RecordError
 
 LESSON = "00_start_here"
@@ -382,3 +382,8 @@ def test_a_table_in_html_is_escaped_and_says_what_was_not_measured(monkeypatch):
 def test_an_experiment_declared_with_plain_conditions_has_default_seeds():
     entry = Experiment("x", lambda config, seed, using: {}, {"a": {"value": 1}})
     assert entry.configurations("quick") == {"a": {"value": 1}} and entry.seeds["full"] == [0, 1, 2]
+
+
+def test_a_mean_that_rounds_to_zero_has_no_sign():
+    assert mean_and_spread([-0.04]) == "0.0" and mean_and_spread([-0.04, 0.0]) == "0.0 ± 0.0"
+    assert mean_and_spread([-0.06]) == "-0.1" and mean_and_spread([-0.04], digits=2) == "-0.04"
